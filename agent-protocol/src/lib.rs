@@ -1,0 +1,42 @@
+//! What host and guest agent agree on: the RPC calls (`proto/agent.proto`) and the vsock addresses.
+
+/// Messages, generated from `proto/agent.proto`.
+#[allow(warnings, missing_docs, clippy::all)] // generated
+#[rustfmt::skip]
+pub mod agent {
+    include!(concat!(env!("OUT_DIR"), "/agent.rs"));
+}
+
+/// Client and server of the service, generated from `proto/agent.proto`.
+#[allow(warnings, missing_docs, clippy::all)] // generated
+#[rustfmt::skip]
+pub mod agent_ttrpc {
+    use super::agent;
+
+    include!(concat!(env!("OUT_DIR"), "/agent_ttrpc.rs"));
+}
+
+/// vsock port on which the agent serves ttrpc.
+pub const AGENT_PORT: u32 = 1024;
+
+/// vsock port on which the agent takes stdio streams. The first eight bytes of a connection are its token, little-endian.
+pub const STDIO_PORT: u32 = 1025;
+
+/// vsock port of the debug shell; only an initramfs built with `rootfs-builder --debug` listens there.
+pub const DEBUG_PORT: u32 = 1026;
+
+/// vsock port on the *host* to which the agent connects once it listens on [`AGENT_PORT`] and [`STDIO_PORT`].
+/// The connection itself is the message; the agent keeps it open.
+pub const READY_PORT: u32 = 1024;
+
+/// vsock context id of the guest. Each VM has its own vsock device, so all guests can have the same one.
+pub const GUEST_CID: u32 = 3;
+
+/// Tag of the virtio-fs device that shares the container's directories.
+pub const SHARE_TAG: &str = "sandbox";
+
+/// Where the agent mounts [`SHARE_TAG`].
+pub const SHARE_DIR: &str = "/run/sandbox/share";
+
+/// How long the agent waits for a stream that a request names by token, in seconds.
+pub const STDIO_TIMEOUT_SECONDS: u64 = 10;
