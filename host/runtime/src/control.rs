@@ -1,0 +1,92 @@
+//! What `sandbox run` and its monitor say to each other over the control socket pair: one JSON object a line.
+//!
+//! The command sends one [`MonitorConfig`]; the monitor answers with [`MonitorEvent`]s until it ends. The command's end of the
+//! socket is the VM's lifeline: when it closes (the command ended, however), the monitor ends the VM.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// File descriptors that the monitor process starts with, beside stderr.
+pub mod fds {
+    use std::os::fd::RawFd;
+
+    /// The control socket pair's other end.
+    pub const CONTROL: RawFd = 3;
+    /// Listening Unix socket for streams to the guest (`vsock.sock` in the state directory).
+    pub const VSOCK_LISTENER: RawFd = 4;
+    /// The kernel image, opened read-only.
+    pub const KERNEL: RawFd = 5;
+    /// The initramfs, opened read-only.
+    pub const INITRAMFS: RawFd = 6;
+    /// /dev/kvm, opened read-write.
+    pub const KVM: RawFd = 7;
+    /// The first descriptor that must not be open.
+    pub const END: RawFd = 8;
+}
+
+/// One host directory or file that the guest sees below the share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Absolute path on the host.
+    pub source: PathBuf,
+    /// Relative path in the share: `rootfs`, `mounts/0`, …
+    pub name: String,
+    /// The source is a directory (else a file).
+    pub directory: bool,
+    /// The guest may not write.
+    pub readonly: bool,
+}
+
+/// What a monitor needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitorConfig {
+    /// The container's ID, for messages and the process title.
+    pub id: String,
+    /// Virtual CPUs, 1 or more.
+    pub vcpus: u8,
+    /// Guest memory, MiB.
+    pub memory_mib: u64,
+    /// Appended to the kernel command line.
+    pub kernel_arguments: String,
+    /// What the guest sees of the host's file system.
+    pub shares: Vec<Share>,
+}
+
+/// What a monitor reports. Times are nanoseconds of the host's CLOCK_MONOTONIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum MonitorEvent {
+    /// The monitor process runs its first instructions.
+    Started {
+        /// When.
+        at_ns: u64,
+    },
+    /// VM, memory and devices exist; the monitor is confined.
+    VmCreated {
+        /// When.
+        at_ns: u64,
+    },
+    /// The first vCPU enters the guest's kernel.
+    KernelEntered {
+        /// When.
+        at_ns: u64,
+    },
+    /// The guest agent listens.
+    AgentReady {
+        /// When.
+        at_ns: u64,
+    },
+    /// The VM could not be made or run.
+    Failed {
+        /// One sentence.
+        message: String,
+    },
+    /// The guest is gone: it reset or halted, or the monitor was told to end.
+    Stopped {
+        /// The guest's kernel panicked.
+        panic: bool,
+        /// The last lines of the guest's console.
+        console: Vec<String>,
+    },
+}

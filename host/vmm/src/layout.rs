@@ -1,0 +1,67 @@
+//! Where things are in the guest's physical address space, and which interrupt lines they use.
+//!
+//! ```text
+//! 0x0000_0000  PVH start info, memory map, command line    (below 640 KiB)
+//! 0x0009_fc00  MP table (last KiB of base memory, where the kernel looks for it)
+//! 0x0010_0000  kernel
+//!              initramfs at the end of low memory
+//! 0xd000_0000  virtio-mmio windows, 4 KiB each
+//! 0xfec0_0000  I/O APIC      0xfee0_0000  local APICs
+//! 0x1_0000_0000  memory beyond 3.25 GiB
+//! ```
+
+/// PVH start info structure.
+pub const PVH_INFO: u64 = 0x6000;
+/// The one PVH module entry: the initramfs.
+pub const PVH_MODULES: u64 = 0x6100;
+/// PVH memory map.
+pub const PVH_MEMMAP: u64 = 0x7000;
+/// Kernel command line.
+pub const CMDLINE: u64 = 0x2_0000;
+/// Longest command line, with its NUL: the kernel's COMMAND_LINE_SIZE.
+pub const CMDLINE_MAX: usize = 2048;
+/// End of base memory that the kernel may use; the MP table follows.
+pub const EBDA_START: u64 = 0x9_fc00;
+/// MP table: the kernel scans the last KiB of base memory for it.
+pub const MP_TABLE: u64 = EBDA_START;
+/// End of base memory.
+pub const BASE_MEMORY_END: u64 = 0xa_0000;
+/// Start of memory above the legacy hole; kernels are linked above it.
+pub const HIGH_MEMORY_START: u64 = 0x10_0000;
+
+/// Memory below 4 GiB ends here.
+pub const LOW_MEMORY_END: u64 = MMIO_START;
+/// First virtio-mmio window.
+pub const MMIO_START: u64 = 0xd000_0000;
+/// Size of a virtio-mmio window.
+pub const MMIO_WINDOW: u64 = 0x1000;
+/// Memory beyond [`LOW_MEMORY_END`] continues here.
+pub const FOUR_GIB: u64 = 0x1_0000_0000;
+
+/// I/O APIC registers.
+pub const IOAPIC: u32 = 0xfec0_0000;
+/// Local APIC registers.
+pub const LAPIC: u32 = 0xfee0_0000;
+/// Task state segment that KVM needs on Intel processors; no guest memory there.
+pub const KVM_TSS: usize = 0xfffb_d000;
+
+/// First interrupt line for a virtio device; lower ones belong to the PC's timer, keyboard and serial port.
+pub const IRQ_FIRST: u32 = 5;
+/// Last interrupt line of the I/O APIC.
+pub const IRQ_LAST: u32 = 23;
+/// Number of virtio devices that fit.
+pub const MAX_DEVICES: usize = (IRQ_LAST - IRQ_FIRST + 1) as usize;
+
+/// Least memory in which kernel, initramfs and agent come up, MiB.
+pub const MEMORY_MIN_MIB: u64 = 64;
+/// Most memory a VM can have, MiB.
+pub const MEMORY_MAX_MIB: u64 = 1 << 20;
+
+/// Start and length of each stretch of guest memory for `bytes` in all.
+pub fn memory_ranges(bytes: u64) -> Vec<(u64, u64)> {
+    if bytes <= LOW_MEMORY_END {
+        vec![(0, bytes)]
+    } else {
+        vec![(0, LOW_MEMORY_END), (FOUR_GIB, bytes - LOW_MEMORY_END)]
+    }
+}
