@@ -65,3 +65,13 @@ pub fn memory_ranges(bytes: u64) -> Vec<(u64, u64)> {
         vec![(0, LOW_MEMORY_END), (FOUR_GIB, bytes - LOW_MEMORY_END)]
     }
 }
+
+/// Address of the virtio-mmio window of device `index`.
+pub fn mmio_address(index: usize) -> u64 {
+    MMIO_START + index as u64 * MMIO_WINDOW
+}
+
+/// Interrupt line of device `index`.
+pub fn device_irq(index: usize) -> u32 {
+    IRQ_FIRST + index as u32
+}

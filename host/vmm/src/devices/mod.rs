@@ -34,6 +34,12 @@ pub enum ActivateError {
         /// Queues of the device.
         expected: usize,
     },
+    /// A queue is not ready, or its rings are not aligned or not in memory.
+    #[error("the driver set up queue {index} wrongly")]
+    InvalidQueue {
+        /// The queue's index.
+        index: usize,
+    },
     /// A thread or file descriptor for the worker could not be had.
     #[error("cannot start the device's worker: {0}")]
     Worker(#[from] std::io::Error),
@@ -135,7 +141,7 @@ pub struct Activation {
     pub memory: Arc<GuestMemory>,
     /// The queues, validated against `memory`, in the device's order.
     pub queues: Vec<Queue>,
-    /// One per queue: readable when the driver has kicked it (an ioeventfd, EFD_NONBLOCK).
+    /// One per queue: readable when the driver has kicked it (an ioeventfd with the device's `kick_flags`).
     pub kicks: Vec<EventFd>,
     /// The device's interrupt.
     pub interrupt: Arc<Interrupt>,
@@ -165,6 +171,12 @@ pub trait VirtioDevice: Send {
 
     /// Feature bits offered, [`F_VERSION_1`] among them.
     fn features(&self) -> u64;
+
+    /// Flags of the eventfd by which the driver kicks a queue. The device loop wants EFD_NONBLOCK; a pool of threads that sleep on
+    /// the same one wants EFD_SEMAPHORE, so that one kick wakes one of them.
+    fn kick_flags(&self) -> i32 {
+        libc::EFD_NONBLOCK
+    }
 
     /// Fills `data` from the device's configuration space at `offset`. Bytes beyond the space stay as they are (zero).
     fn read_config(&self, offset: u64, data: &mut [u8]);

@@ -1,0 +1,173 @@
+//! PVH boot (the kernel's `Documentation/arch/x86` and Xen's `misc/pvh`): the kernel is an ELF file with a note that names a
+//! 32-bit entry point; it finds memory map, command line and initramfs through a start info structure.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+
+use linux_loader::configurator::pvh::PvhBootConfigurator;
+use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::loader::elf::{Elf, PvhBootCapability};
+use linux_loader::loader::{KernelLoader, elf::start_info};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory as _, GuestMemoryRegion};
+
+use super::CommandLine;
+use crate::layout;
+use crate::memory::GuestMemory;
+
+const START_INFO_MAGIC: u32 = 0x336e_c578;
+const MEMMAP_RAM: u32 = 1;
+const MEMMAP_RESERVED: u32 = 2;
+const PAGE: u64 = 4096;
+
+/// Why a guest cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The kernel file is not an ELF image that fits.
+    #[error("the kernel is not a bootable ELF image: {0}; give an uncompressed vmlinux")]
+    Kernel(String),
+    /// No PVH note.
+    #[error("the kernel has no PVH entry point; build it with CONFIG_PVH=y")]
+    NoPvhEntry,
+    /// The initramfs cannot be read.
+    #[error("cannot read the initramfs: {0}")]
+    Initramfs(#[from] std::io::Error),
+    /// Kernel and initramfs do not fit into guest memory.
+    #[error("kernel and initramfs need {needed} MiB of the guest's memory, it has {available} MiB; give it more memory")]
+    Memory {
+        /// MiB that they take.
+        needed: u64,
+        /// MiB of low memory.
+        available: u64,
+    },
+    /// The command line is not valid.
+    #[error(transparent)]
+    CommandLine(#[from] super::CommandLineError),
+    /// Boot structures could not be written.
+    #[error("cannot write the boot parameters: {0}")]
+    Parameters(String),
+}
+
+/// Where and how the first vCPU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Guest physical address of the 32-bit entry point.
+    pub address: u64,
+    /// Guest physical address of the start info structure, for EBX.
+    pub start_info: u64,
+}
+
+/// Loads kernel and initramfs and writes what the kernel needs to find them.
+///
+/// # Errors
+/// See [`BootError`]; guest memory is then in an undefined state.
+pub fn load(
+    memory: &GuestMemory,
+    kernel: &mut File,
+    initramfs: &mut File,
+    command_line: &CommandLine,
+) -> Result<Entry, BootError> {
+    let high_memory = Some(GuestAddress(layout::HIGH_MEMORY_START));
+    let loaded = Elf::load(memory, None, kernel, high_memory).map_err(|e| BootError::Kernel(e.to_string()))?;
+    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else { return Err(BootError::NoPvhEntry) };
+    let (address, size) = load_initramfs(memory, initramfs, loaded.kernel_end)?;
+    let line = command_line.to_bytes()?;
+    let parameters = |e: &dyn std::fmt::Display| BootError::Parameters(e.to_string());
+    memory.write_slice(&line, GuestAddress(layout::CMDLINE)).map_err(|e| parameters(&e))?;
+    write_start_info(memory, address, size)?;
+    Ok(Entry { address: entry.raw_value(), start_info: layout::PVH_INFO })
+}
+
+/// Puts the initramfs at the end of low memory, where the kernel's own allocations do not want to be.
+fn load_initramfs(memory: &GuestMemory, initramfs: &mut File, kernel_end: u64) -> Result<(u64, u64), BootError> {
+    let size = initramfs.seek(SeekFrom::End(0))?;
+    initramfs.rewind()?;
+    let low = memory
+        .find_region(GuestAddress(0))
+        .map(|region| region.len())
+        .ok_or_else(|| BootError::Parameters("guest memory does not start at 0".into()))?;
+    let out_of_memory = BootError::Memory { needed: (kernel_end.saturating_add(size) >> 20) + 1, available: low >> 20 };
+    let Some(start) = low.checked_sub(size).map(|start| start & !(PAGE - 1)) else { return Err(out_of_memory) };
+    if start < kernel_end {
+        return Err(out_of_memory);
+    }
+    let length = usize::try_from(size).map_err(|_| BootError::Parameters("the initramfs is too large".into()))?;
+    memory
+        .read_exact_volatile_from(GuestAddress(start), initramfs, length)
+        .map_err(|e| BootError::Parameters(e.to_string()))?;
+    Ok((start, size))
+}
+
+fn write_start_info(memory: &GuestMemory, initramfs: u64, initramfs_size: u64) -> Result<(), BootError> {
+    let memmap = memory_map(memory);
+    let module = start_info::hvm_modlist_entry { paddr: initramfs, size: initramfs_size, ..Default::default() };
+    let info = start_info::hvm_start_info {
+        magic: START_INFO_MAGIC,
+        version: 1,
+        nr_modules: 1,
+        modlist_paddr: layout::PVH_MODULES,
+        cmdline_paddr: layout::CMDLINE,
+        memmap_paddr: layout::PVH_MEMMAP,
+        memmap_entries: memmap.len() as u32,
+        ..Default::default()
+    };
+    let mut params = BootParams::new(&info, GuestAddress(layout::PVH_INFO));
+    params.set_sections(&memmap, GuestAddress(layout::PVH_MEMMAP));
+    params.set_modules(&[module], GuestAddress(layout::PVH_MODULES));
+    PvhBootConfigurator::write_bootparams(&params, memory).map_err(|e| BootError::Parameters(e.to_string()))
+}
+
+fn memory_map(memory: &GuestMemory) -> Vec<start_info::hvm_memmap_table_entry> {
+    let entry = |addr, size, type_| start_info::hvm_memmap_table_entry { addr, size, type_, reserved: 0 };
+    let mut map = vec![
+        entry(0, layout::EBDA_START, MEMMAP_RAM),
+        entry(layout::EBDA_START, layout::BASE_MEMORY_END - layout::EBDA_START, MEMMAP_RESERVED),
+    ];
+    for region in memory.iter() {
+        let start = region.start_addr().raw_value().max(layout::HIGH_MEMORY_START);
+        let end = region.start_addr().raw_value() + region.len();
+        map.push(entry(start, end - start, MEMMAP_RAM));
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::memory;
+
+    fn file(content: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_is_not_an_elf_image_is_refused() {
+        let memory = memory::allocate(64).unwrap();
+        for content in [&b""[..], b"\x7fELF", b"#!/bin/sh\n", &[0; 4096]] {
+            let result = load(&memory, &mut file(content), &mut file(b""), &CommandLine::default());
+            assert!(matches!(result, Err(BootError::Kernel(_))), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn an_initramfs_that_does_not_fit_is_refused() {
+        let memory = memory::allocate(64).unwrap();
+        let large = tempfile::tempfile().unwrap();
+        large.set_len(65 << 20).unwrap();
+        assert!(matches!(load_initramfs(&memory, &mut { large }, 0), Err(BootError::Memory { .. })));
+        let fits_but_for_the_kernel = file(&[0; 8192]);
+        let result = load_initramfs(&memory, &mut { fits_but_for_the_kernel }, 64 << 20);
+        assert!(matches!(result, Err(BootError::Memory { .. })));
+    }
+
+    #[test]
+    fn memory_map_leaves_out_the_mp_table_and_the_legacy_hole() {
+        let memory = memory::allocate(128).unwrap();
+        let map = memory_map(&memory);
+        let ram: Vec<_> = map.iter().filter(|e| e.type_ == MEMMAP_RAM).map(|e| (e.addr, e.addr + e.size)).collect();
+        assert_eq!(ram, [(0, layout::MP_TABLE), (layout::HIGH_MEMORY_START, 128 << 20)]);
+    }
+}
