@@ -1,0 +1,68 @@
+//! System calls that rustix has no safe function for.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+/// How a tree of mounts is shown to the jail.
+pub const SHARE_ATTRIBUTES: u64 =
+    libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSYMFOLLOW;
+
+fn check(result: libc::c_long) -> Result<(), Errno> {
+    if result < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Closes every descriptor but those in `keep`, which is sorted and holds none twice.
+pub fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
+    let mut first: libc::c_uint = 0;
+    for fd in keep {
+        let fd = fd.unsigned_abs();
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, libc::c_uint::MAX)
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: takes no pointers. That nobody owns the closed descriptors is what `jail::enter` asks of its caller.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
+/// Makes `target` a copy of `fd`, without close-on-exec, and closes what `target` was.
+pub fn duplicate_onto(fd: &OwnedFd, target: RawFd) -> Result<(), Errno> {
+    // SAFETY: takes no pointers; `target` is standard input or output, which nobody in this process owns.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), target) }.into())
+}
+
+/// New mount, network, IPC, host name and cgroup namespaces.
+pub fn unshare_namespaces() -> Result<(), Errno> {
+    let flags =
+        libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    // SAFETY: takes no pointers; the descriptor table stays shared.
+    check(unsafe { libc::unshare(flags) }.into())
+}
+
+/// Sets `attributes` on the mount that `tree` stands for, and with `recursive` on all below it.
+pub fn set_mount_attributes(tree: impl AsFd, attributes: u64, recursive: bool) -> Result<(), Errno> {
+    // SAFETY: all-zero bytes are a valid mount_attr.
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.attr_set = attributes;
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a NUL-terminated string and `attr` is a mount_attr of the size given; both outlive the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+}
