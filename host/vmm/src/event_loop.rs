@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberId};
 
+use crate::{ThreadKind, ThreadStart};
+
 /// What the device loop serves: registers its file descriptors in `init`, is told of their readiness in `process`.
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
 
@@ -62,13 +64,13 @@ impl EventLoop {
     ///
     /// # Errors
     /// When epoll, eventfd or the thread cannot be had.
-    pub fn start(on_start: impl FnOnce() + Send + 'static) -> Result<Self, EventLoopError> {
+    pub fn start(on_start: ThreadStart) -> Result<Self, EventLoopError> {
         let mut manager = EventManager::<Subscriber>::new()?;
         let handle = LoopHandle { endpoint: manager.remote_endpoint() };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("devices".into()).spawn(move || {
-            on_start();
+            on_start(ThreadKind::Devices);
             while !stopped.load(Ordering::Acquire) {
                 if let Err(err) = manager.run() {
                     log::error!("device loop: {err:?}");

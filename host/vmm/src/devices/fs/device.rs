@@ -1,0 +1,143 @@
+//! The file system device.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
+use virtiofsd::server::Server;
+
+use super::persist::{FsState, TAG_MAX};
+use super::worker::{ActiveQueue, Workers};
+use crate::ThreadStart;
+use crate::devices::{
+    ActivateError, Activation, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, VirtioDevice, read_config_from,
+};
+
+/// Queue 0 carries requests that must not wait behind others (FUSE_FORGET, FUSE_INTERRUPT); queue 1 all others.
+const QUEUES: [u16; 2] = [64, 512];
+const REQUEST_QUEUES: u32 = 1;
+/// How long the guest may trust what it knows of names and attributes: changes on the host are seen within this time.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
+/// What the device needs.
+pub struct FsConfig {
+    /// The tag that the guest mounts: 1 to 36 bytes.
+    pub tag: String,
+    /// The directory that is shared.
+    pub root: PathBuf,
+    /// /proc/self/fd, opened with O_PATH: the shared tree need not contain it.
+    pub proc_self_fd: File,
+    /// Threads that answer requests, beside the one for queue 0.
+    pub workers: usize,
+    /// Most files that the guest can hold open or cached; opens beyond it fail with ENFILE.
+    pub open_files_max: u64,
+}
+
+/// Why the device could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// The tag is empty or too long.
+    #[error("the file system's tag {0:?} is not 1 to 36 bytes long")]
+    Tag(String),
+    /// The directory cannot be served.
+    #[error("cannot share {root:?}: {reason}")]
+    Root {
+        /// The directory.
+        root: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// A worker thread could not be started.
+    #[error("cannot start a file system worker: {0}")]
+    Worker(#[from] io::Error),
+}
+
+/// virtio file system device.
+pub struct Fs {
+    state: FsState,
+    workers: Workers,
+    active: Vec<Arc<ActiveQueue>>,
+}
+
+impl Fs {
+    /// Starts the workers; they sleep until the driver activates the device. `on_start` runs first on each.
+    ///
+    /// # Errors
+    /// See [`FsError`].
+    pub fn new(config: FsConfig, on_start: ThreadStart) -> Result<Self, FsError> {
+        if config.tag.is_empty() || config.tag.len() > TAG_MAX {
+            return Err(FsError::Tag(config.tag));
+        }
+        let root = config.root.clone();
+        let fs = PassthroughFs::new(passthrough_config(&config)).map_err(|reason| FsError::Root { root, reason })?;
+        let workers = Workers::start(Arc::new(Server::new(fs)), config.workers.max(1), on_start)?;
+        Ok(Fs { state: FsState { tag: config.tag, activated: false }, workers, active: Vec::new() })
+    }
+}
+
+fn passthrough_config(config: &FsConfig) -> Config {
+    Config {
+        root_dir: config.root.to_string_lossy().into_owned(),
+        proc_sfd_rawfd: config.proc_self_fd.try_clone().ok(),
+        entry_timeout: TRUSTED_FOR,
+        attr_timeout: TRUSTED_FOR,
+        cache_policy: CachePolicy::Auto,
+        // File handles would save descriptors, but open_by_handle_at(2) opens any file of the host's file system: the jail
+        // would be none.
+        inode_file_handles: InodeFileHandlesMode::Never,
+        xattr: true,
+        posix_acl: NegotiationMode::Auto,
+        announce_submounts: true,
+        allow_direct_io: true,
+        allow_mmap: true,
+        // Without it the guest asks for security.capability before each write.
+        killpriv_v2: true,
+        guest_fd_limit: config.open_files_max,
+        ..Config::default()
+    }
+}
+
+impl VirtioDevice for Fs {
+    fn device_type(&self) -> u32 {
+        virtio_bindings::virtio_ids::VIRTIO_ID_FS
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUES
+    }
+
+    fn features(&self) -> u64 {
+        F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC
+    }
+
+    /// Workers sleep in read(2); one kick wakes one of them.
+    fn kick_flags(&self) -> i32 {
+        libc::EFD_SEMAPHORE
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_from(&self.state.config_space(REQUEST_QUEUES), offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        activation.expect_queues(QUEUES.len())?;
+        let Activation { memory, queues, kicks, interrupt, .. } = activation;
+        for (index, (queue, kick)) in queues.into_iter().zip(kicks).enumerate() {
+            let active = Arc::new(ActiveQueue::new(queue, kick, Arc::clone(&memory), Arc::clone(&interrupt)));
+            self.workers.serve(index, &active)?;
+            self.active.push(active);
+        }
+        self.state.activated = true;
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        for active in self.active.drain(..) {
+            active.stop();
+        }
+        self.state.activated = false;
+    }
+}
