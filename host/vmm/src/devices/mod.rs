@@ -12,6 +12,7 @@ pub mod console;
 pub mod fs;
 mod kicked_queue;
 pub mod rng;
+pub mod vsock;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
