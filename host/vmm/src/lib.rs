@@ -1,7 +1,7 @@
 //! A KVM virtual machine made for containers: PVH boot, virtio over MMIO, no PCI, no ACPI. Knows nothing of OCI.
 //!
 //! A [`vm::Vm`] is made from guest memory and /dev/kvm, is given devices, is loaded with kernel and initramfs, and is started;
-//! it then runs on its own threads until [`vm::Running::exit`] says how it ended.
+//! it then runs on threads of its own and tells its [`vm::Observer`] how it ended.
 
 pub mod boot;
 pub mod console_log;

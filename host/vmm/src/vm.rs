@@ -1,7 +1,6 @@
 //! The virtual machine: KVM's objects, the devices on its bus, its threads.
 
 use std::fs::File;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
@@ -122,7 +121,7 @@ impl Vm {
     }
 
     /// Loads kernel and initramfs, appends `arguments` to the command line, and starts a thread per vCPU. Each runs `on_start`,
-    /// and none enters the guest before all are there. `on_entry` runs on the first vCPU's thread right before the guest does.
+    /// and none enters the guest before all are there.
     ///
     /// # Errors
     /// [`VmError`]; nothing runs then.
@@ -133,7 +132,7 @@ impl Vm {
         initramfs: &mut File,
         arguments: &str,
         on_start: &ThreadStart,
-        on_entry: impl FnOnce() + Send + 'static,
+        observer: Arc<dyn Observer>,
     ) -> Result<Running, VmError> {
         let vcpus = vcpus.max(1);
         self.command_line.add_arguments(arguments).map_err(BootError::from)?;
@@ -141,22 +140,19 @@ impl Vm {
         let entry = boot::load(&self.memory, kernel, initramfs, &self.command_line)?;
         let cpus = self.create_vcpus(vcpus, entry)?;
         let around = Surroundings { bus: Arc::new(self.bus), ports: Arc::new(self.ports) };
-        let (sender, exit) = channel();
         let all_there = Arc::new(Barrier::new(cpus.len() + 1));
-        let mut on_entry = Some(on_entry);
         for (id, cpu) in cpus.into_iter().enumerate() {
             let thread = VcpuThread {
                 cpu,
                 around: around.clone(),
                 all_there: Arc::clone(&all_there),
-                exit: sender.clone(),
                 on_start: Arc::clone(on_start),
+                observer: Arc::clone(&observer),
             };
-            let on_entry = on_entry.take();
-            std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || thread.run(on_entry))?;
+            std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || thread.run(id == 0))?;
         }
         all_there.wait();
-        Ok(Running { exit, _fd: self.fd, _memory: self.memory })
+        Ok(Running { _fd: self.fd, _memory: self.memory })
     }
 
     fn create_vcpus(&self, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, VmError> {
@@ -181,33 +177,33 @@ struct VcpuThread {
     cpu: VcpuFd,
     around: Surroundings,
     all_there: Arc<Barrier>,
-    exit: Sender<VmExit>,
     on_start: ThreadStart,
+    observer: Arc<dyn Observer>,
 }
 
 impl VcpuThread {
-    fn run(mut self, on_entry: Option<impl FnOnce()>) {
+    fn run(mut self, first: bool) {
         (self.on_start)(ThreadKind::Vcpu);
         self.all_there.wait();
-        if let Some(on_entry) = on_entry {
-            on_entry();
+        if first {
+            self.observer.entering();
         }
         let exit = vcpu::run(&mut self.cpu, &self.around);
-        // Nobody listens any more when the process is about to end.
-        let _ = self.exit.send(exit);
+        self.observer.exited(exit);
     }
 }
 
-/// A VM that runs. Its threads end with the process.
+/// Is told of a VM's two great moments, on the vCPU's thread.
+pub trait Observer: Send + Sync {
+    /// The first vCPU is about to enter the guest's kernel.
+    fn entering(&self);
+
+    /// A vCPU has ended, and with it the VM.
+    fn exited(&self, exit: VmExit);
+}
+
+/// A VM that runs until its [`Observer`] is told otherwise. Its threads end with the process.
 pub struct Running {
-    exit: Receiver<VmExit>,
     _fd: VmFd,
     _memory: Arc<GuestMemory>,
-}
-
-impl Running {
-    /// Waits until the VM is over.
-    pub fn exit(&self) -> VmExit {
-        self.exit.recv().unwrap_or_else(|_| VmExit::Failed("all vCPU threads are gone".into()))
-    }
 }

@@ -1,0 +1,168 @@
+//! The monitor: the process that is one micro-VM. Started by `sandbox run` with the descriptors of [`fds`], it confines itself
+//! before the guest runs its first instruction.
+//!
+//! Threads: one per vCPU, the device loop, the file server's workers, and the main one, which only waits for the control socket
+//! to close: then the command that wanted the VM is gone, and so is the VM.
+
+mod inherited;
+mod report;
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use agent_protocol::{GUEST_CID, READY_PORT, SHARE_TAG};
+use kvm_ioctls::Kvm;
+use vmm::console_log::ConsoleLog;
+use vmm::devices::console::Console;
+use vmm::devices::fs::{Fs, FsConfig, FsError};
+use vmm::devices::rng::Rng;
+use vmm::devices::vsock::{Vsock, VsockConfig};
+use vmm::event_loop::{EventLoop, EventLoopError};
+use vmm::memory::MemoryError;
+use vmm::vm::{Running, Vm, VmError};
+use vmm::{ThreadStart, memory};
+
+use crate::control::{MonitorConfig, MonitorEvent, fds};
+use crate::jail::{self, JailError, JailHandles};
+use crate::seccomp::{self, SeccompError, ThreadKind};
+use crate::sys::now_ns;
+
+use inherited::Inherited;
+use report::Reporter;
+
+/// Threads that answer file system requests side by side, beside the one for requests that must not wait.
+const FS_WORKERS: usize = 4;
+/// Descriptors kept back from the guest's open files: sockets, eventfds, what virtiofsd opens for a moment.
+const OWN_DESCRIPTORS: u64 = 4096;
+/// Longest configuration line. The command on the other end is trusted; the bound is for defects.
+const CONFIG_MAX: u64 = 16 << 20;
+/// With this variable set to `stderr`, the guest's console is echoed to standard error.
+const CONSOLE_VARIABLE: &str = "SANDBOX_CONSOLE";
+
+/// Why there is no VM.
+#[derive(Debug, thiserror::Error)]
+enum MonitorError {
+    #[error("the monitor got no configuration: {0}")]
+    Config(String),
+    #[error("the monitor cannot be confined: {0}")]
+    Jail(#[from] JailError),
+    #[error("the monitor cannot be confined: {0}")]
+    Seccomp(#[from] SeccompError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Loop(#[from] EventLoopError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error("cannot make the vsock device: {0}")]
+    Vsock(std::io::Error),
+    #[error(transparent)]
+    Vm(#[from] VmError),
+}
+
+/// Runs the monitor to its end.
+pub fn main() -> ExitCode {
+    let started = now_ns();
+    let Some(inherited) = Inherited::take() else {
+        eprintln!("sandbox: `monitor` is started by `sandbox run`, not by hand");
+        return ExitCode::FAILURE;
+    };
+    let Inherited { control, vsock, kernel, initramfs, kvm } = inherited;
+    let Ok(reports) = control.try_clone() else { return ExitCode::FAILURE };
+    let reporter = Arc::new(Reporter::new(reports, std::env::var_os(CONSOLE_VARIABLE).is_some_and(|v| v == "stderr")));
+    reporter.send(&MonitorEvent::Started { at_ns: started });
+    let mut control = BufReader::new(control);
+    let result = read_config(&mut control).and_then(|config| {
+        let vm = Parts { vsock, kernel, initramfs, kvm };
+        start(&config, vm, &reporter)
+    });
+    match result {
+        Ok(_running) => {
+            wait_for_the_end(&mut control);
+            ExitCode::SUCCESS
+        }
+        Err(err) => {
+            reporter.send(&MonitorEvent::Failed { message: err.to_string() });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_config(control: &mut impl BufRead) -> Result<MonitorConfig, MonitorError> {
+    let mut line = String::new();
+    control.take(CONFIG_MAX).read_line(&mut line).map_err(|e| MonitorError::Config(e.to_string()))?;
+    serde_json::from_str(&line).map_err(|e| MonitorError::Config(e.to_string()))
+}
+
+/// Returns when the other end is closed. Nothing is sent on it after the configuration.
+fn wait_for_the_end(control: &mut impl Read) {
+    let mut ignored = [0; 64];
+    while !matches!(control.read(&mut ignored), Ok(0) | Err(_)) {}
+}
+
+/// What the VM is made from.
+struct Parts {
+    vsock: std::os::unix::net::UnixListener,
+    kernel: std::fs::File,
+    initramfs: std::fs::File,
+    kvm: Kvm,
+}
+
+fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> Result<Running, MonitorError> {
+    let jail = jail::enter(&config.shares, &(fds::CONTROL..fds::END).chain(reporter.descriptor()).collect::<Vec<_>>())?;
+    jail::drop_privileges()?;
+    let on_start: ThreadStart = Arc::new(confine_thread);
+    let device_loop = EventLoop::start(Arc::clone(&on_start))?;
+    let mut vm = Vm::new(parts.kvm, memory::allocate(config.memory_mib)?, reporter.console().clone())?;
+    vm.add_device(Box::new(share_device(jail, &on_start)?))?;
+    let on_ready = Arc::clone(reporter);
+    let vsock = VsockConfig {
+        guest_cid: u64::from(GUEST_CID),
+        listener: parts.vsock,
+        ready_port: READY_PORT,
+        on_ready: Box::new(move || on_ready.send(&MonitorEvent::AgentReady { at_ns: now_ns() })),
+    };
+    vm.add_device(Box::new(Vsock::new(vsock, device_loop.handle()).map_err(MonitorError::Vsock)?))?;
+    vm.add_device(Box::new(Rng::new(device_loop.handle())))?;
+    vm.add_device(Box::new(Console::new(reporter.console().clone(), device_loop.handle())))?;
+    reporter.send(&MonitorEvent::VmCreated { at_ns: now_ns() });
+    let observer: Arc<Reporter> = Arc::clone(reporter);
+    let running =
+        vm.start(config.vcpus, &mut parts.kernel, &mut parts.initramfs, &config.kernel_arguments, &on_start, observer)?;
+    // The loop runs as long as the process: its destructor would wait for it.
+    std::mem::forget(device_loop);
+    jail::drop_thread_capabilities()?;
+    seccomp::apply(ThreadKind::Main)?;
+    Ok(running)
+}
+
+fn share_device(jail: JailHandles, on_start: &ThreadStart) -> Result<Fs, FsError> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let config = FsConfig {
+        tag: SHARE_TAG.to_owned(),
+        root: jail.root,
+        proc_self_fd: jail.proc_self_fd,
+        workers: FS_WORKERS,
+        open_files_max: limit.saturating_sub(OWN_DESCRIPTORS).max(1),
+    };
+    Fs::new(config, Arc::clone(on_start))
+}
+
+/// The first act of each thread: a thread that cannot be confined takes the process with it.
+fn confine_thread(kind: vmm::ThreadKind) {
+    let result = match kind {
+        vmm::ThreadKind::Fs => seccomp::apply(ThreadKind::Fs).map_err(MonitorError::from),
+        vmm::ThreadKind::Vcpu => without_capabilities(ThreadKind::Vcpu),
+        vmm::ThreadKind::Devices => without_capabilities(ThreadKind::Devices),
+    };
+    if let Err(err) = result {
+        eprintln!("sandbox: {err}");
+        std::process::exit(1);
+    }
+}
+
+fn without_capabilities(kind: ThreadKind) -> Result<(), MonitorError> {
+    jail::drop_thread_capabilities()?;
+    Ok(seccomp::apply(kind)?)
+}
