@@ -46,12 +46,13 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        why: "eventfds (kicks, interrupts, stop) and the log on standard error",
+        why: "eventfds (kicks, interrupts, stop), the log on standard error, reports on the control socket",
         calls: &[
             any(libc::SYS_read),
             any(libc::SYS_write),
             any(libc::SYS_writev),
             any(libc::SYS_close),
+            when(libc::SYS_sendto, &[is(5, 0)]), // no address: to the peer that the socket has
             when(libc::SYS_fcntl, &[is(1, libc::F_GETFD as u32)]),
             when(libc::SYS_fcntl, &[is(1, libc::F_DUPFD_CLOEXEC as u32)]),
         ],

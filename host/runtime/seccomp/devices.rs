@@ -24,7 +24,6 @@ pub const GROUPS: &[Group] = &[
             any(libc::SYS_readv),
             any(libc::SYS_recvfrom),
             any(libc::SYS_recvmsg),
-            any(libc::SYS_sendto),
             any(libc::SYS_sendmsg),
             any(libc::SYS_shutdown),
             when(libc::SYS_getsockopt, &[is(1, libc::SOL_SOCKET as u32)]),

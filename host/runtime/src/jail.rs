@@ -15,6 +15,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::control::Share;
+use crate::error::Plain;
 
 mod shares;
 mod sys;
@@ -41,19 +42,19 @@ pub struct JailHandles {
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
     /// close_range(2) or dup2(2) failed.
-    #[error("cannot close inherited file descriptors: {0}")]
+    #[error("cannot close inherited file descriptors: {}", plain(.0))]
     Descriptors(Errno),
     /// setrlimit(2) or prctl(2) failed.
-    #[error("cannot set the process's limits: {0}")]
+    #[error("cannot set the process's limits: {}", plain(.0))]
     Limits(Errno),
     /// open_tree(2) of /proc/self/fd failed.
-    #[error("cannot take hold of /proc/self/fd (is /proc mounted?): {0}")]
+    #[error("cannot take hold of /proc/self/fd (is /proc mounted?): {}", plain(.0))]
     Proc(Errno),
     /// unshare(2) failed.
-    #[error("cannot make namespaces (this needs CAP_SYS_ADMIN): {0}")]
+    #[error("cannot make namespaces (this needs CAP_SYS_ADMIN): {}", plain(.0))]
     Namespaces(Errno),
     /// A step of making the new root failed.
-    #[error("cannot make the jail's root: {step}: {errno}")]
+    #[error("cannot make the jail's root: {step}: {}", plain(errno))]
     Root {
         /// What was tried.
         step: &'static str,
@@ -64,7 +65,7 @@ pub enum JailError {
     #[error("bad share name {0:?}: it must be a relative path without `.` and `..`, not below or above another one")]
     Name(String),
     /// The source of a share cannot be opened.
-    #[error("cannot open {}: {errno}", path.display())]
+    #[error("cannot open {}: {}", path.display(), plain(errno))]
     Source {
         /// The source.
         path: PathBuf,
@@ -83,7 +84,7 @@ pub enum JailError {
         directory: bool,
     },
     /// A source cannot be mounted into the jail.
-    #[error("cannot share {}: {step}: {errno}", path.display())]
+    #[error("cannot share {}: {step}: {}", path.display(), plain(errno))]
     Mount {
         /// The source.
         path: PathBuf,
@@ -93,8 +94,12 @@ pub enum JailError {
         errno: Errno,
     },
     /// Capabilities or no_new_privs could not be set.
-    #[error("cannot drop privileges: {0}")]
+    #[error("cannot drop privileges: {}", plain(.0))]
     Privileges(Errno),
+}
+
+fn plain(errno: &Errno) -> String {
+    Plain(&std::io::Error::from(*errno)).to_string()
 }
 
 /// Puts the process into its jail. Call it first of all, with a single thread and with CAP_SYS_ADMIN.

@@ -121,6 +121,9 @@ fn only_the_device_loop_accepts() {
     for kind in [ThreadKind::Vcpu, ThreadKind::Fs, ThreadKind::Main] {
         assert_forbidden(kind, "accept");
     }
+    for kind in KINDS {
+        assert_forbidden(kind, "send to an address");
+    }
 }
 
 #[test]
@@ -168,11 +171,15 @@ impl Fixture {
     /// Makes the call; whether it succeeds does not matter, only that it comes back.
     fn make_call(&mut self, call: &str) {
         match call {
-            "live" => live(&self.null),
+            "live" => {
+                live(&self.null);
+                self.pair.0.write_all(b"report\n").unwrap();
+            }
             "abort" => std::process::abort(),
             "execute" => raw::call(libc::SYS_execve, [0; 4]),
             "start a thread" => drop(std::thread::Builder::new().spawn(|| {})),
             "socket" => raw::call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0]),
+            "send to an address" => raw::call(libc::SYS_sendto, [0; 4]),
             "connect" => raw::call(libc::SYS_connect, [0; 4]),
             "ptrace" => raw::call(libc::SYS_ptrace, [libc::PTRACE_PEEKDATA.into(), 1, 0, 0]),
             "read another process" => raw::call(libc::SYS_process_vm_readv, [1, 0, 0, 0]),
