@@ -11,7 +11,8 @@ use virtio_bindings::virtio_mmio as reg;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::devices::{Activation, F_EVENT_IDX, F_VERSION_1, Interrupt, VirtioDevice};
+use super::MmioState;
+use crate::devices::{ActivateError, Activation, F_EVENT_IDX, F_VERSION_1, Interrupt, VirtioDevice};
 use crate::memory::GuestMemory;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -40,12 +41,7 @@ pub struct MmioTransport {
     interrupt: Arc<Interrupt>,
     kicks: Vec<EventFd>,
     queues: Vec<Queue>,
-    status: u32,
-    activated: bool,
-    device_features_select: u32,
-    driver_features_select: u32,
-    driver_features: u64,
-    queue_select: u32,
+    state: MmioState,
 }
 
 impl MmioTransport {
@@ -64,12 +60,7 @@ impl MmioTransport {
             interrupt,
             kicks,
             queues,
-            status: 0,
-            activated: false,
-            device_features_select: 0,
-            driver_features_select: 0,
-            driver_features: 0,
-            queue_select: 0,
+            state: MmioState::default(),
         })
     }
 
@@ -101,7 +92,7 @@ impl MmioTransport {
             reg::VIRTIO_MMIO_VERSION => VERSION,
             reg::VIRTIO_MMIO_DEVICE_ID => self.device.device_type(),
             reg::VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            reg::VIRTIO_MMIO_DEVICE_FEATURES => match self.device_features_select {
+            reg::VIRTIO_MMIO_DEVICE_FEATURES => match self.state.device_features_select {
                 0 => self.device.features() as u32,
                 1 => (self.device.features() >> 32) as u32,
                 _ => 0,
@@ -110,7 +101,7 @@ impl MmioTransport {
             reg::VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |queue| u32::from(queue.ready())),
             reg::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
             reg::VIRTIO_MMIO_STATUS => {
-                self.status | if self.interrupt.needs_reset() { NEEDS_RESET } else { 0 }
+                self.state.status | if self.interrupt.needs_reset() { NEEDS_RESET } else { 0 }
             }
             reg::VIRTIO_MMIO_SHM_LEN_LOW | reg::VIRTIO_MMIO_SHM_LEN_HIGH => NO_SHARED_MEMORY,
             // No device changes its configuration space, so its generation stays.
@@ -130,10 +121,10 @@ impl MmioTransport {
 
     fn write_register(&mut self, offset: u32, value: u32) {
         match offset {
-            reg::VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_select = value,
-            reg::VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_select = value,
+            reg::VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.state.device_features_select = value,
+            reg::VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.state.driver_features_select = value,
             reg::VIRTIO_MMIO_DRIVER_FEATURES => self.accept_features(value),
-            reg::VIRTIO_MMIO_QUEUE_SEL => self.queue_select = value,
+            reg::VIRTIO_MMIO_QUEUE_SEL => self.state.queue_select = value,
             reg::VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
             reg::VIRTIO_MMIO_STATUS => self.set_status(value),
             _ => self.write_queue_register(offset, value),
@@ -142,10 +133,10 @@ impl MmioTransport {
 
     /// Queues can be changed once the features are agreed on and until the driver is ready (3.1.1, steps 6 to 8).
     fn write_queue_register(&mut self, offset: u32, value: u32) {
-        if self.status & (FEATURES_OK | DRIVER_OK | FAILED) != FEATURES_OK {
+        if self.state.status & (FEATURES_OK | DRIVER_OK | FAILED) != FEATURES_OK {
             return;
         }
-        let Some(queue) = self.queues.get_mut(self.queue_select as usize) else { return };
+        let Some(queue) = self.queues.get_mut(self.state.queue_select as usize) else { return };
         if queue.ready() && offset != reg::VIRTIO_MMIO_QUEUE_READY {
             return;
         }
@@ -164,12 +155,12 @@ impl MmioTransport {
     }
 
     fn accept_features(&mut self, value: u32) {
-        if self.status & (DRIVER | FEATURES_OK) != DRIVER {
+        if self.state.status & (DRIVER | FEATURES_OK) != DRIVER {
             return;
         }
-        match self.driver_features_select {
-            0 => self.driver_features = self.driver_features & !0xffff_ffff | u64::from(value),
-            1 => self.driver_features = self.driver_features & 0xffff_ffff | u64::from(value) << 32,
+        match self.state.driver_features_select {
+            0 => self.state.driver_features = self.state.driver_features & !0xffff_ffff | u64::from(value),
+            1 => self.state.driver_features = self.state.driver_features & 0xffff_ffff | u64::from(value) << 32,
             _ => {}
         }
     }
@@ -179,26 +170,26 @@ impl MmioTransport {
         if value == 0 {
             return self.reset();
         }
-        let added = value & !self.status;
+        let added = value & !self.state.status;
         let allowed = match added {
             FAILED => true,
-            ACKNOWLEDGE => self.status == 0,
-            DRIVER => self.status == ACKNOWLEDGE,
-            FEATURES_OK => self.status == ACKNOWLEDGE | DRIVER && self.features_are_acceptable(),
-            DRIVER_OK => self.status == ACKNOWLEDGE | DRIVER | FEATURES_OK,
+            ACKNOWLEDGE => self.state.status == 0,
+            DRIVER => self.state.status == ACKNOWLEDGE,
+            FEATURES_OK => self.state.status == ACKNOWLEDGE | DRIVER && self.features_are_acceptable(),
+            DRIVER_OK => self.state.status == ACKNOWLEDGE | DRIVER | FEATURES_OK,
             _ => false,
         };
         if !allowed {
             return;
         }
-        self.status |= added;
+        self.state.status |= added;
         if added == DRIVER_OK {
             self.activate();
         }
     }
 
     fn features_are_acceptable(&self) -> bool {
-        self.driver_features & !self.device.features() == 0 && self.driver_features & F_VERSION_1 != 0
+        self.state.driver_features & !self.device.features() == 0 && self.state.driver_features & F_VERSION_1 != 0
     }
 
     fn activate(&mut self) {
@@ -208,45 +199,40 @@ impl MmioTransport {
         }
     }
 
-    fn try_activate(&mut self) -> Result<(), crate::devices::ActivateError> {
-        let event_idx = self.driver_features & F_EVENT_IDX != 0;
+    fn try_activate(&mut self) -> Result<(), ActivateError> {
+        let event_idx = self.state.driver_features & F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
         for (index, queue) in self.queues.iter_mut().enumerate() {
             queue.set_event_idx(event_idx);
             if !queue.is_valid(self.memory.as_ref()) {
-                return Err(crate::devices::ActivateError::InvalidQueue { index });
+                return Err(ActivateError::InvalidQueue { index });
             }
             queues.push(std::mem::replace(queue, Queue::new(queue.max_size()).map_err(invalid_queue(index))?));
         }
         let kicks = self.kicks.iter().map(EventFd::try_clone).collect::<Result<_, _>>()?;
-        self.activated = true;
+        self.state.activated = true;
         self.device.activate(Activation {
             memory: Arc::clone(&self.memory),
             queues,
             kicks,
             interrupt: Arc::clone(&self.interrupt),
-            features: self.driver_features,
+            features: self.state.driver_features,
         })
     }
 
     fn reset(&mut self) {
-        if self.activated {
+        if self.state.activated {
             self.device.reset();
-            self.activated = false;
         }
         self.interrupt.clear();
         for queue in &mut self.queues {
             queue.reset();
         }
-        self.status = 0;
-        self.driver_features = 0;
-        self.device_features_select = 0;
-        self.driver_features_select = 0;
-        self.queue_select = 0;
+        self.state = MmioState::default();
     }
 
     fn queue(&self) -> Option<&Queue> {
-        self.queues.get(self.queue_select as usize)
+        self.queues.get(self.state.queue_select as usize)
     }
 }
 
@@ -258,6 +244,6 @@ fn new_queues(device: &dyn VirtioDevice) -> Result<Vec<Queue>, TransportError> {
         .collect()
 }
 
-fn invalid_queue(index: usize) -> impl Fn(virtio_queue::Error) -> crate::devices::ActivateError {
-    move |_| crate::devices::ActivateError::InvalidQueue { index }
+fn invalid_queue(index: usize) -> impl Fn(virtio_queue::Error) -> ActivateError {
+    move |_| ActivateError::InvalidQueue { index }
 }
