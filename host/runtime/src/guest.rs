@@ -1,0 +1,186 @@
+//! The guest agent, seen from the host: connections through the monitor's socket, and the agent's calls.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use agent_protocol::agent::{
+    CreateContainerRequest, CreateContainerResponse, Empty, ResizeTerminalRequest, SignalContainerRequest,
+    StartContainerRequest, StartContainerResponse, Stdio, TerminalSize, WaitContainerRequest, WaitContainerResponse,
+};
+use agent_protocol::{AGENT_PORT, STDIO_PORT};
+use protobuf::MessageField;
+
+use crate::rpc::{Rpc, RpcError};
+
+/// How long a guest may take from its monitor's start until its agent listens.
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the agent may take to prepare or start a container.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the agent may take to pass on a signal or a new terminal size.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the guest may take to end by itself.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest answer to CONNECT: `OK 4294967295\n`.
+const ANSWER_LIMIT: usize = 32;
+
+/// Why there is no connection to the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The guest's agent did not listen in time.
+    #[error("the guest did not start within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The monitor closed the connection.
+    #[error("the monitor closed the connection to port {0} of the guest")]
+    Closed(u32),
+    /// The monitor answered something else than OK.
+    #[error("the monitor refused a connection to port {port} of the guest: {answer:?}")]
+    Refused {
+        /// vsock port.
+        port: u32,
+        /// The monitor's answer.
+        answer: String,
+    },
+    /// The socket failed.
+    #[error("connection to the guest: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Connects to a vsock port of the guest through the monitor's socket. The monitor holds the answer back until the guest's agent
+/// listens, so that nobody has to ask twice.
+pub fn connect(socket: &Path, port: u32, timeout: Duration) -> Result<UnixStream, ConnectError> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream
+        .write_all(format!("CONNECT {port}\n").as_bytes())
+        .map_err(|_| ConnectError::Closed(port))?;
+    stream.set_read_timeout(Some(timeout))?;
+    let answer = read_answer(&mut stream).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ConnectError::Timeout(timeout),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => ConnectError::Closed(port),
+        _ => error.into(),
+    })?;
+    if !answer.starts_with("OK ") {
+        return Err(ConnectError::Refused { port, answer });
+    }
+    stream.set_read_timeout(None)?;
+    Ok(stream)
+}
+
+/// Reads one line byte by byte: what follows belongs to the guest's stream.
+fn read_answer(stream: &mut UnixStream) -> io::Result<String> {
+    let mut line = Vec::new();
+    let mut byte = [0u8];
+    while line.len() < ANSWER_LIMIT {
+        stream.read_exact(&mut byte)?;
+        if byte[0] == b'\n' {
+            break;
+        }
+        line.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Connects one stdio stream, named by its token.
+pub fn connect_stdio(socket: &Path, token: u64) -> Result<UnixStream, ConnectError> {
+    let mut stream = connect(socket, STDIO_PORT, BOOT_TIMEOUT)?;
+    stream.write_all(&token.to_le_bytes())?;
+    Ok(stream)
+}
+
+/// A container in the guest, by way of its agent.
+#[derive(Debug)]
+pub struct Guest {
+    rpc: Rpc,
+    id: String,
+}
+
+impl Guest {
+    /// Connects to the agent; returns once it listens.
+    pub fn connect(socket: &Path, id: &str) -> Result<Self, GuestError> {
+        Self::over(connect(socket, AGENT_PORT, BOOT_TIMEOUT)?, id)
+    }
+
+    /// Takes a connection to an agent.
+    pub fn over(stream: UnixStream, id: &str) -> Result<Self, GuestError> {
+        Ok(Self {
+            rpc: Rpc::new(stream)?,
+            id: id.to_string(),
+        })
+    }
+
+    /// Prepares the container.
+    pub fn create(&self, spec_json: Vec<u8>, stdio: Stdio) -> Result<CreateContainerResponse, RpcError> {
+        let request = CreateContainerRequest {
+            container_id: self.id.clone(),
+            spec_json,
+            stdio: MessageField::some(stdio),
+            ..Default::default()
+        };
+        self.rpc.call("CreateContainer", &request, Some(CALL_TIMEOUT))
+    }
+
+    /// Executes the prepared process.
+    pub fn start(&self) -> Result<StartContainerResponse, RpcError> {
+        let request = StartContainerRequest {
+            container_id: self.id.clone(),
+            ..Default::default()
+        };
+        self.rpc.call("StartContainer", &request, Some(CALL_TIMEOUT))
+    }
+
+    /// Waits for the process's end.
+    pub fn wait(&self) -> Result<WaitContainerResponse, RpcError> {
+        let request = WaitContainerRequest {
+            container_id: self.id.clone(),
+            ..Default::default()
+        };
+        self.rpc.call("WaitContainer", &request, None)
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: u32) -> Result<(), RpcError> {
+        let request = SignalContainerRequest {
+            container_id: self.id.clone(),
+            signal,
+            ..Default::default()
+        };
+        self.rpc
+            .call::<_, Empty>("SignalContainer", &request, Some(SIGNAL_TIMEOUT))
+            .map(drop)
+    }
+
+    /// Sets the size of the container's terminal.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), RpcError> {
+        let request = ResizeTerminalRequest {
+            container_id: self.id.clone(),
+            size: MessageField::some(size),
+            ..Default::default()
+        };
+        self.rpc
+            .call::<_, Empty>("ResizeTerminal", &request, Some(SIGNAL_TIMEOUT))
+            .map(drop)
+    }
+
+    /// Ends the guest.
+    pub fn shutdown(&self) -> Result<(), RpcError> {
+        self.rpc
+            .call::<_, Empty>("Shutdown", &Empty::default(), Some(SHUTDOWN_TIMEOUT))
+            .map(drop)
+    }
+}
+
+/// Why the agent cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A call failed.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+}
+
+#[cfg(test)]
+mod tests;

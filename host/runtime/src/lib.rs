@@ -1,0 +1,25 @@
+//! The `sandbox` command as a library: what its binary, its tests and other front ends share.
+
+pub mod bundle;
+pub mod cli;
+pub mod control;
+pub mod doctor;
+mod error;
+pub mod guest;
+pub mod guest_files;
+pub mod images;
+mod jail;
+pub mod machine;
+mod monitor;
+pub mod monitor_process;
+pub mod rpc;
+pub mod run;
+mod seccomp;
+pub mod session;
+pub mod share;
+pub mod signals;
+pub mod state;
+pub mod stdio;
+mod sys;
+pub mod terminal;
+pub mod trace;

@@ -1,0 +1,156 @@
+//! How large the micro-VM of a container is.
+
+use oci_spec::runtime::Spec;
+
+/// Annotation: guest memory in MiB.
+pub const MEMORY_ANNOTATION: &str = "io.sandbox.memory_mib";
+/// Annotation: number of virtual CPUs.
+pub const VCPUS_ANNOTATION: &str = "io.sandbox.vcpus";
+
+/// Less than this, and the guest's kernel and agent have no room to start.
+pub const MINIMUM_MEMORY_MIB: u64 = 64;
+/// Without a memory limit.
+pub const DEFAULT_MEMORY_MIB: u64 = 512;
+/// What the guest's kernel and agent get beside the container's limit, so that an exhausted limit is the container's and
+/// never the guest's.
+pub const GUEST_OVERHEAD_MIB: u64 = 64;
+
+/// Why the micro-VM would have no possible size.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MachineError {
+    /// An annotation is no number, or one out of range.
+    #[error("annotation {name} is {value:?}: give a whole number from {least} to {most}")]
+    Annotation {
+        /// Which.
+        name: &'static str,
+        /// What it says.
+        value: String,
+        /// The least that is possible.
+        least: u64,
+        /// The most that is possible.
+        most: u64,
+    },
+    /// Memory below [`MINIMUM_MEMORY_MIB`].
+    #[error(
+        "annotation {MEMORY_ANNOTATION} asks for {0} MiB, less memory than the guest needs: give {MINIMUM_MEMORY_MIB} or more"
+    )]
+    TooLittleMemory(u64),
+}
+
+/// The size of a micro-VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Guest memory.
+    pub memory_mib: u64,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+}
+
+/// One TiB: more than one guest's memory map and any sensible request.
+const MOST_MEMORY_MIB: u64 = 1 << 20;
+const MOST_VCPUS: u64 = 255;
+
+impl Machine {
+    /// The size that a configuration asks for.
+    pub fn of(spec: &Spec) -> Result<Self, MachineError> {
+        let memory_mib = match annotation(spec, MEMORY_ANNOTATION, 0, MOST_MEMORY_MIB)? {
+            Some(mib) if mib < MINIMUM_MEMORY_MIB => return Err(MachineError::TooLittleMemory(mib)),
+            Some(mib) => mib,
+            None => memory_limit_mib(spec).map_or(DEFAULT_MEMORY_MIB, |limit| {
+                limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)
+            }),
+        };
+        let vcpus = annotation(spec, VCPUS_ANNOTATION, 1, MOST_VCPUS)?.unwrap_or(1);
+        Ok(Self {
+            memory_mib,
+            vcpus: vcpus.min(MOST_VCPUS) as u8,
+        })
+    }
+}
+
+/// linux.resources.memory.limit in MiB, rounded up. 0 and negative numbers mean none.
+fn memory_limit_mib(spec: &Spec) -> Option<u64> {
+    let limit = spec
+        .linux()
+        .as_ref()?
+        .resources()
+        .as_ref()?
+        .memory()
+        .as_ref()?
+        .limit()?;
+    u64::try_from(limit)
+        .ok()
+        .filter(|limit| *limit > 0)
+        .map(|limit| limit.div_ceil(1 << 20))
+}
+
+fn annotation(spec: &Spec, name: &'static str, least: u64, most: u64) -> Result<Option<u64>, MachineError> {
+    let Some(value) = spec.annotations().as_ref().and_then(|all| all.get(name)) else {
+        return Ok(None);
+    };
+    match value.parse::<u64>() {
+        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+        _ => Err(MachineError::Annotation {
+            name,
+            value: value.clone(),
+            least,
+            most,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn machine(limit: Value, annotations: Value) -> Result<Machine, MachineError> {
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "annotations": annotations,
+            "linux": {"resources": {"memory": {"limit": limit}}}
+        });
+        Machine::of(&serde_json::from_value(config).unwrap())
+    }
+
+    #[test]
+    fn memory_follows_the_limit() {
+        let memory = |limit: Value| machine(limit, Value::Null).unwrap().memory_mib;
+        assert_eq!(memory(Value::Null), 512);
+        assert_eq!(memory(json!(-1)), 512);
+        assert_eq!(memory(json!(0)), 512);
+        assert_eq!(memory(json!(6 << 20)), 70);
+        assert_eq!(memory(json!((6 << 20) + 1)), 71);
+        assert_eq!(memory(json!(i64::MAX)), MOST_MEMORY_MIB);
+    }
+
+    #[test]
+    fn annotations_override() {
+        let size = |annotations| machine(json!(1 << 30), annotations);
+        assert_eq!(
+            size(json!({"io.sandbox.memory_mib": "128", "io.sandbox.vcpus": "4"})),
+            Ok(Machine {
+                memory_mib: 128,
+                vcpus: 4
+            })
+        );
+        let error = size(json!({"io.sandbox.memory_mib": "63"})).unwrap_err();
+        assert_eq!(error, MachineError::TooLittleMemory(63));
+        assert!(error.to_string().contains("less memory than the guest needs"));
+        for (name, value) in [
+            ("memory_mib", "-5"),
+            ("memory_mib", "1G"),
+            ("vcpus", "0"),
+            ("vcpus", "256"),
+            ("vcpus", ""),
+        ] {
+            let name = format!("io.sandbox.{name}");
+            let text = size(json!({&name: value})).unwrap_err().to_string();
+            assert!(
+                text.starts_with(&format!("annotation {name} is {value:?}: give a whole number")),
+                "{text}"
+            );
+        }
+    }
+}

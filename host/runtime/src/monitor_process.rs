@@ -1,0 +1,451 @@
+//! The monitor process, seen from the command that starts it: spawning, its reports, its end.
+
+use std::ffi::CString;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+
+use crate::control::{MonitorConfig, MonitorEvent, fds};
+use crate::error::{Plain, shown};
+use crate::sys::{self, Spawn};
+
+/// How long a monitor may take to end once it was told to, or has said that it will.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A line of the monitor's reports; console lines are the longest part.
+const LINE_LIMIT: u64 = 1 << 20;
+
+/// Why there is no running micro-VM.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// The process could not be started or spoken to.
+    #[error("cannot start the monitor of container {id:?}: {}", Plain(.source))]
+    Start {
+        /// The container.
+        id: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The monitor's own sentence.
+    #[error("{0}")]
+    Failed(String),
+    /// The guest's kernel panicked.
+    #[error("the guest kernel of container {id:?} panicked{}", Console(.console))]
+    Panic {
+        /// The container.
+        id: String,
+        /// The last lines of the guest's console.
+        console: Vec<String>,
+    },
+    /// The agent, which is the guest's first process, ended.
+    #[error("the agent in the guest of container {id:?} crashed{}", Console(.console))]
+    Agent {
+        /// The container.
+        id: String,
+        /// The last lines of the guest's console.
+        console: Vec<String>,
+    },
+    /// The guest ended by itself.
+    #[error("the guest of container {id:?} ended unexpectedly{}", Console(.console))]
+    Stopped {
+        /// The container.
+        id: String,
+        /// The last lines of the guest's console.
+        console: Vec<String>,
+    },
+    /// A signal killed the monitor.
+    #[error("the monitor of container {id:?} was killed (signal {signal})")]
+    Killed {
+        /// The container.
+        id: String,
+        /// Which signal.
+        signal: i32,
+    },
+    /// The monitor ended without a word.
+    #[error("the monitor of container {id:?} ended (exit status {status})")]
+    Exited {
+        /// The container.
+        id: String,
+        /// Its exit status.
+        status: i32,
+    },
+}
+
+/// Shows a guest's console lines below a sentence.
+struct Console<'a>(&'a [String]);
+
+impl std::fmt::Display for Console<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        f.write_str("; the last lines of its console:")?;
+        self.0.iter().try_for_each(|line| write!(f, "\n  {}", shown(line)))
+    }
+}
+
+/// What became of the monitor.
+#[derive(Debug, Default)]
+struct Fate {
+    failed: Option<String>,
+    stopped: Option<(bool, Vec<String>)>,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Exited(i32),
+    Killed(i32),
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    fate: Mutex<Fate>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn fate(&self) -> MutexGuard<'_, Fate> {
+        self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Fate)) {
+        change(&mut self.fate());
+        self.changed.notify_all();
+    }
+
+    /// Waits for the process's end; false if it did not come in time.
+    fn wait_end(&self, timeout: Duration) -> bool {
+        let running = |fate: &mut Fate| fate.end.is_none();
+        let waited = self.changed.wait_timeout_while(self.fate(), timeout, running);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+/// Descriptors that the monitor gets, beside the control socket.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// Listening socket for streams to the guest.
+    pub listener: BorrowedFd<'a>,
+    /// Kernel image.
+    pub kernel: BorrowedFd<'a>,
+    /// Initramfs.
+    pub initramfs: BorrowedFd<'a>,
+    /// /dev/kvm.
+    pub kvm: BorrowedFd<'a>,
+}
+
+/// Ends a monitor process at once; can be given to another thread.
+#[derive(Clone, Debug)]
+pub struct Killer(Arc<OwnedFd>);
+
+impl Killer {
+    /// Sends SIGKILL. The process may have ended already.
+    pub fn kill(&self) {
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+    }
+}
+
+/// A running monitor. Dropping it kills and reaps the process.
+#[derive(Debug)]
+pub struct MonitorProcess {
+    id: String,
+    control: UnixStream,
+    killer: Killer,
+    shared: Arc<Shared>,
+}
+
+impl MonitorProcess {
+    /// Starts the monitor of a container. `report` is called with each event, on another thread.
+    pub fn spawn(
+        id: &str,
+        inputs: &Inputs<'_>,
+        report: impl FnMut(&MonitorEvent) + Send + 'static,
+    ) -> Result<Self, MonitorError> {
+        Self::start(id, inputs, report).map_err(|source| MonitorError::Start {
+            id: id.to_string(),
+            source,
+        })
+    }
+
+    fn start(id: &str, inputs: &Inputs<'_>, report: impl FnMut(&MonitorEvent) + Send + 'static) -> io::Result<Self> {
+        let (control, theirs) = UnixStream::pair()?;
+        let pid = sys::spawn(&Spawn {
+            path: c"/proc/self/exe",
+            arguments: &[CString::new(format!("sandbox: {id}"))?, CString::from(c"monitor")],
+            environment: &environment(),
+            descriptors: &[
+                (theirs.as_fd(), fds::CONTROL),
+                (inputs.listener, fds::VSOCK_LISTENER),
+                (inputs.kernel, fds::KERNEL),
+                (inputs.initramfs, fds::INITRAMFS),
+                (inputs.kvm, fds::KVM),
+            ],
+        })?;
+        drop(theirs);
+        Self::adopt(id, pid, control, report)
+    }
+
+    /// Watches a child process that speaks a monitor's part on `control`.
+    fn adopt(
+        id: &str,
+        pid: i32,
+        control: UnixStream,
+        report: impl FnMut(&MonitorEvent) + Send + 'static,
+    ) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+        // Nobody else reaps this process, so that its number cannot be another's yet.
+        let killer = Killer(Arc::new(pidfd_open(pid, PidfdFlags::empty())?));
+        let shared = Arc::new(Shared::default());
+        let monitor = Self {
+            id: id.to_string(),
+            control,
+            killer,
+            shared,
+        };
+        let (reader, killer, shared) = (
+            monitor.control.try_clone()?,
+            monitor.killer.clone(),
+            monitor.shared.clone(),
+        );
+        thread::Builder::new()
+            .name("monitor events".to_string())
+            .spawn(move || {
+                read_events(reader, &shared, report);
+                let end = reap(&killer);
+                shared.change(|fate| fate.end = Some(end));
+            })?;
+        Ok(monitor)
+    }
+
+    /// Tells the monitor what to run.
+    pub fn configure(&self, config: &MonitorConfig) -> Result<(), MonitorError> {
+        let start = |source| MonitorError::Start {
+            id: self.id.clone(),
+            source,
+        };
+        let mut line = serde_json::to_vec(config).map_err(|error| start(error.into()))?;
+        line.push(b'\n');
+        // A monitor that is gone already has a better reason than a broken pipe.
+        (&self.control)
+            .write_all(&line)
+            .map_err(|source| self.why_gone().unwrap_or_else(|| start(source)))
+    }
+
+    /// What ends it at once.
+    pub fn killer(&self) -> Killer {
+        self.killer.clone()
+    }
+
+    /// Why the monitor's connections ended, after they did; nothing if it goes on nevertheless.
+    pub fn why_gone(&self) -> Option<MonitorError> {
+        self.shared.wait_end(END_TIMEOUT * 2);
+        self.verdict()
+    }
+
+    /// Why the monitor ended or is about to, as far as is known.
+    pub fn verdict(&self) -> Option<MonitorError> {
+        let fate = self.shared.fate();
+        let id = self.id.clone();
+        if let Some(message) = fate.failed.clone() {
+            return Some(MonitorError::Failed(shown(&message)));
+        }
+        if let Some((panic, console)) = fate.stopped.clone() {
+            let agent = console.iter().any(|line| line.contains("Attempted to kill init!"));
+            return Some(match (panic, agent) {
+                (_, true) => MonitorError::Agent { id, console },
+                (true, false) => MonitorError::Panic { id, console },
+                (false, false) => MonitorError::Stopped { id, console },
+            });
+        }
+        fate.end.map(|end| match end {
+            End::Exited(status) => MonitorError::Exited { id, status },
+            End::Killed(signal) => MonitorError::Killed { id, signal },
+        })
+    }
+
+    /// Lets the monitor end by itself, or makes it.
+    pub fn finish(self) {
+        let _ = self.control.shutdown(Shutdown::Both);
+        self.shared.wait_end(END_TIMEOUT);
+    }
+}
+
+impl Drop for MonitorProcess {
+    fn drop(&mut self) {
+        self.killer.kill();
+        let _ = self.control.shutdown(Shutdown::Both);
+        self.shared.wait_end(END_TIMEOUT);
+    }
+}
+
+/// What of this process's environment the monitor may know: settings for itself.
+fn environment() -> Vec<CString> {
+    std::env::vars_os()
+        .filter(|(name, _)| {
+            ["SANDBOX_", "RUST_"]
+                .iter()
+                .any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+        })
+        .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+        .collect()
+}
+
+fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&MonitorEvent)) {
+    let mut reader = BufReader::new(control);
+    loop {
+        let mut line = Vec::new();
+        match reader.by_ref().take(LINE_LIMIT).read_until(b'\n', &mut line) {
+            Ok(count) if count > 0 => {}
+            _ => return,
+        }
+        let Ok(event) = serde_json::from_slice::<MonitorEvent>(&line) else {
+            continue;
+        };
+        report(&event);
+        match event {
+            MonitorEvent::Failed { message } => shared.change(|fate| fate.failed = Some(message)),
+            MonitorEvent::Stopped { panic, console } => shared.change(|fate| fate.stopped = Some((panic, console))),
+            _ => continue,
+        }
+        // Nothing of interest follows but the end.
+        return;
+    }
+}
+
+/// Waits for the process's end, and kills it if it takes too long: its reports have ended.
+fn reap(killer: &Killer) -> End {
+    let deadline = Instant::now() + END_TIMEOUT;
+    let timeout = Timespec {
+        tv_sec: END_TIMEOUT.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    let mut fd = [PollFd::new(&*killer.0, PollFlags::IN)];
+    let ended = retry_on_intr(|| poll(&mut fd, Some(&timeout)));
+    if !matches!(ended, Ok(count) if count > 0) || Instant::now() > deadline {
+        killer.kill();
+    }
+    let status = retry_on_intr(|| waitid(WaitId::PidFd(killer.0.as_fd()), WaitIdOptions::EXITED));
+    match status {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => End::Exited(code),
+            (None, signal) => End::Killed(signal.unwrap_or(libc::SIGKILL)),
+        },
+        // Somebody reaped it before: the status is lost.
+        _ => End::Exited(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A shell in the monitor's place: its descriptor 3 is the control socket.
+    fn monitor(script: &str) -> (MonitorProcess, mpsc::Receiver<MonitorEvent>) {
+        let (control, theirs) = UnixStream::pair().unwrap();
+        let arguments = ["sh", "-c", script].map(|text| CString::new(text).unwrap());
+        let pid = sys::spawn(&Spawn {
+            path: c"/bin/sh",
+            arguments: &arguments,
+            environment: &[c"PATH=/bin:/usr/bin".into()],
+            descriptors: &[(theirs.as_fd(), fds::CONTROL)],
+        })
+        .unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let report = move |event: &MonitorEvent| drop(sender.send(event.clone()));
+        (MonitorProcess::adopt("c1", pid, control, report).unwrap(), receiver)
+    }
+
+    fn config() -> MonitorConfig {
+        MonitorConfig {
+            id: "c1".into(),
+            vcpus: 1,
+            memory_mib: 64,
+            kernel_arguments: String::new(),
+            shares: vec![],
+        }
+    }
+
+    #[test]
+    fn configuration_goes_in_and_events_come_out() {
+        let script = r#"read line <&3; case "$line" in *'"id":"c1"'*) echo '{"event":"started","at_ns":5}' >&3;; esac
+            read line <&3; exit 0"#;
+        let (monitor, events) = monitor(script);
+        monitor.configure(&config()).unwrap();
+        assert_eq!(events.recv().unwrap(), MonitorEvent::Started { at_ns: 5 });
+        assert!(monitor.verdict().is_none());
+        let start = Instant::now();
+        monitor.finish();
+        assert!(start.elapsed() < END_TIMEOUT);
+    }
+
+    #[test]
+    fn its_own_sentence_is_the_reason() {
+        let (monitor, _events) = monitor(r#"echo '{"event":"failed","message":"no \u001bmemory"}' >&3; exit 1"#);
+        assert_eq!(monitor.why_gone().unwrap().to_string(), "no  memory");
+    }
+
+    #[test]
+    fn panics_show_the_console() {
+        let event = |panic: bool, line: &str| {
+            format!(r#"echo '{{"event":"stopped","panic":{panic},"console":["one","{line}"]}}' >&3"#)
+        };
+        let why = |script: String| monitor(&script).0.why_gone().unwrap().to_string();
+        let text = why(event(true, "Kernel panic"));
+        assert_eq!(
+            text,
+            "the guest kernel of container \"c1\" panicked; the last lines of its console:\n  one\n  Kernel panic"
+        );
+        assert!(
+            why(event(true, "Attempted to kill init!"))
+                .starts_with("the agent in the guest of container \"c1\" crashed")
+        );
+        assert!(why(event(false, "x")).starts_with("the guest of container \"c1\" ended unexpectedly"));
+    }
+
+    #[test]
+    fn kills_and_silent_ends_are_told_apart() {
+        let why = |script: &str| monitor(script).0.why_gone().unwrap().to_string();
+        assert_eq!(
+            why("kill -9 $$"),
+            "the monitor of container \"c1\" was killed (signal 9)"
+        );
+        assert_eq!(why("exit 3"), "the monitor of container \"c1\" ended (exit status 3)");
+    }
+
+    #[test]
+    fn a_monitor_that_says_it_stopped_and_stays_is_killed() {
+        let (monitor, _events) = monitor(r#"echo '{"event":"failed","message":"odd"}' >&3; exec sleep 100"#);
+        assert_eq!(monitor.why_gone().unwrap().to_string(), "odd");
+        assert_eq!(monitor.shared.fate().end, Some(End::Killed(9)));
+    }
+
+    #[test]
+    fn dropping_leaves_no_process() {
+        let (monitor, _events) = monitor("exec sleep 100");
+        let pidfd = monitor.killer.0.clone();
+        assert!(pidfd.as_raw_fd() > 2);
+        drop(monitor);
+        assert!(pidfd_send_signal(&pidfd, Signal::TERM).is_err());
+    }
+
+    #[test]
+    fn rubbish_is_not_believed() {
+        let (monitor, events) =
+            monitor(r#"echo nonsense >&3; echo '{"event":"started","at_ns":1}' >&3; read line <&3"#);
+        assert_eq!(events.recv().unwrap(), MonitorEvent::Started { at_ns: 1 });
+        monitor.finish();
+    }
+}

@@ -1,0 +1,285 @@
+//! Which directories and files of the host the guest gets to see, and the configuration as the guest gets to see it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use agent_protocol::SHARE_DIR;
+use oci_spec::runtime::{Linux, Mount, Spec};
+
+use crate::control::Share;
+use crate::error::Plain;
+
+/// Why something cannot be shared with the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// A path of the host cannot be reached.
+    #[error("{field} {}: {}", .path.display(), Plain(.source))]
+    Unreachable {
+        /// The field of config.json.
+        field: String,
+        /// Its path on the host.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The root is no directory.
+    #[error("root.path {}: not a directory", .0.display())]
+    RootNotDirectory(PathBuf),
+    /// A bind mount without source.
+    #[error("mounts[{0}].source is missing in config.json: a bind mount needs one")]
+    NoSource(usize),
+    /// A bind mount of something that virtio-fs cannot carry.
+    #[error("mounts[{index}].source {} is a {kind}: only directories and regular files can be shared with a guest yet", .path.display())]
+    Kind {
+        /// Which mount.
+        index: usize,
+        /// Its path on the host.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// There is no root in the configuration.
+    #[error("root is missing in config.json")]
+    NoRoot,
+}
+
+/// What the monitor shares and what the agent is told.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The configuration with guest paths in place of host paths.
+    pub spec: Spec,
+    /// Directories and files, the root first.
+    pub shares: Vec<Share>,
+}
+
+/// Plans the shares of one container. Relative paths are relative to the bundle. All sources are resolved, so that nobody has
+/// to follow symbolic links later.
+pub fn plan(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, ShareError> {
+    let mut spec = spec.clone();
+    let mut shares = vec![share_root(&mut spec, bundle)?];
+    for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
+        if is_bind(mount) {
+            shares.push(share_mount(index, mount, bundle, shares.len() - 1)?);
+        }
+    }
+    let mut linux = spec.linux().clone().unwrap_or_else(nothing_asked);
+    if linux
+        .cgroups_path()
+        .as_ref()
+        .is_none_or(|path| path.as_os_str().is_empty())
+    {
+        linux.set_cgroups_path(Some(PathBuf::from(format!("/{id}"))));
+    }
+    spec.set_linux(Some(linux));
+    Ok(Plan { spec, shares })
+}
+
+/// `Linux::default()` holds namespaces and resources that nobody asked for; this holds nothing.
+fn nothing_asked() -> Linux {
+    let mut linux = Linux::default();
+    linux
+        .set_namespaces(None)
+        .set_resources(None)
+        .set_devices(None)
+        .set_masked_paths(None)
+        .set_readonly_paths(None);
+    linux
+}
+
+fn share_root(spec: &mut Spec, bundle: &Path) -> Result<Share, ShareError> {
+    let root = spec.root_mut().as_mut().ok_or(ShareError::NoRoot)?;
+    let (source, metadata) = resolve("root.path", &bundle.join(root.path()))?;
+    if !metadata.is_dir() {
+        return Err(ShareError::RootNotDirectory(source));
+    }
+    root.set_path(Path::new(SHARE_DIR).join("rootfs"));
+    // Writable even if root.readonly is set: the agent makes missing mount points first, then it makes the root read-only.
+    Ok(Share {
+        source,
+        name: "rootfs".to_string(),
+        directory: true,
+        readonly: false,
+    })
+}
+
+fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) -> Result<Share, ShareError> {
+    let source = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty());
+    let path = bundle.join(source.ok_or(ShareError::NoSource(index))?);
+    let (source, metadata) = resolve(&format!("mounts[{index}].source"), &path)?;
+    let kind = metadata.file_type();
+    if !kind.is_dir() && !kind.is_file() {
+        let kind = match () {
+            () if kind.is_socket() => "socket",
+            () if kind.is_fifo() => "FIFO",
+            () if kind.is_block_device() => "block device",
+            () if kind.is_char_device() => "character device",
+            () => "special file",
+        };
+        return Err(ShareError::Kind {
+            index,
+            path: source,
+            kind,
+        });
+    }
+    let name = format!("mounts/{number}");
+    mount.set_source(Some(Path::new(SHARE_DIR).join(&name)));
+    Ok(Share {
+        source,
+        name,
+        directory: kind.is_dir(),
+        readonly: is_readonly(mount),
+    })
+}
+
+fn resolve(field: &str, path: &Path) -> Result<(PathBuf, fs::Metadata), ShareError> {
+    fs::canonicalize(path)
+        .and_then(|resolved| fs::metadata(&resolved).map(|metadata| (resolved, metadata)))
+        .map_err(|source| ShareError::Unreachable {
+            field: field.to_string(),
+            path: path.to_path_buf(),
+            source,
+        })
+}
+
+fn options(mount: &Mount) -> impl DoubleEndedIterator<Item = &str> {
+    mount.options().iter().flatten().map(String::as_str)
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind") || options(mount).any(|option| matches!(option, "bind" | "rbind"))
+}
+
+/// The last word wins, as in mount(8).
+fn is_readonly(mount: &Mount) -> bool {
+    options(mount)
+        .rfind(|option| matches!(*option, "ro" | "rro" | "rw" | "rrw"))
+        .is_some_and(|option| option.ends_with("ro"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn bundle() -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("rootfs")).unwrap();
+        directory
+    }
+
+    fn planned(bundle: &TempDir, mounts: Value) -> Result<Plan, ShareError> {
+        let spec = json!({"ociVersion": "1.0.2", "root": {"path": "rootfs", "readonly": true}, "mounts": mounts});
+        plan(
+            &serde_json::from_value(spec).unwrap(),
+            &bundle.path().canonicalize().unwrap(),
+            "c1",
+        )
+    }
+
+    #[test]
+    fn root_and_binds_get_guest_paths() {
+        let bundle = bundle();
+        let real = bundle.path().canonicalize().unwrap();
+        fs::create_dir(real.join("data")).unwrap();
+        fs::write(real.join("resolv.conf"), "").unwrap();
+        symlink("resolv.conf", real.join("link")).unwrap();
+        let plan = planned(
+            &bundle,
+            json!([
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/data", "type": "none", "source": "data", "options": ["rbind", "rw", "nosuid"]},
+                {"destination": "/etc/resolv.conf", "type": "bind", "source": real.join("link"), "options": ["rw", "ro"]},
+                {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]},
+            ]),
+        )
+        .unwrap();
+        let share = |source: &str, name: &str, directory, readonly| Share {
+            source: real.join(source),
+            name: name.to_string(),
+            directory,
+            readonly,
+        };
+        assert_eq!(
+            plan.shares,
+            [
+                share("rootfs", "rootfs", true, false),
+                share("data", "mounts/0", true, false),
+                share("resolv.conf", "mounts/1", false, true),
+            ]
+        );
+        let sources: Vec<_> = plan
+            .spec
+            .mounts()
+            .iter()
+            .flatten()
+            .map(|m| m.source().clone().unwrap())
+            .collect();
+        let guest = |name: &str| Path::new(SHARE_DIR).join(name);
+        assert_eq!(
+            sources,
+            [
+                PathBuf::from("proc"),
+                guest("mounts/0"),
+                guest("mounts/1"),
+                PathBuf::from("tmpfs")
+            ]
+        );
+        assert_eq!(plan.spec.root().as_ref().unwrap().path(), &guest("rootfs"));
+        assert_eq!(plan.spec.root().as_ref().unwrap().readonly(), Some(true));
+        let options = plan.spec.mounts().as_ref().unwrap()[1].options().clone().unwrap();
+        assert_eq!(options, ["rbind", "rw", "nosuid"]);
+    }
+
+    #[test]
+    fn cgroup_path_defaults_to_the_id_and_nothing_else_is_added() {
+        let plan = planned(&bundle(), json!([])).unwrap();
+        assert_eq!(
+            serde_json::to_value(plan.spec.linux()).unwrap(),
+            json!({"cgroupsPath": "/c1"})
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_shared_is_named() {
+        let bundle = bundle();
+        let real = bundle.path().canonicalize().unwrap();
+        let refusal = |source: Value| {
+            let mounts = json!([{"destination": "/x", "type": "bind", "source": source}]);
+            planned(&bundle, mounts).unwrap_err().to_string()
+        };
+        let gone = real.join("gone");
+        assert_eq!(
+            refusal(json!("gone")),
+            format!("mounts[0].source {}: no such file or directory", gone.display())
+        );
+        assert!(refusal(Value::Null).starts_with("mounts[0].source is missing"));
+        assert!(refusal(json!("")).starts_with("mounts[0].source is missing"));
+        let _socket = UnixListener::bind(real.join("socket")).unwrap();
+        assert!(refusal(json!("socket")).contains("is a socket"));
+        assert!(refusal(json!("/dev/null")).contains("is a character device"));
+    }
+
+    #[test]
+    fn root_must_be_a_directory() {
+        let bundle = tempfile::tempdir().unwrap();
+        let text = planned(&bundle, json!([])).unwrap_err().to_string();
+        assert!(
+            text.starts_with("root.path /") && text.ends_with("no such file or directory"),
+            "{text}"
+        );
+        fs::write(bundle.path().join("rootfs"), "").unwrap();
+        assert!(
+            planned(&bundle, json!([]))
+                .unwrap_err()
+                .to_string()
+                .ends_with("not a directory")
+        );
+    }
+}

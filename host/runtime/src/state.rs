@@ -1,0 +1,300 @@
+//! The state directory of a container, ROOT/ID: made with the container, locked while its command lives, removed at its end.
+//!
+//! Under an exclusive lock on ROOT a directory ROOT/ID exists if and only if its container lives or its command was killed;
+//! `ROOT/ID/lock` is locked in the first case only. So whoever makes a container sweeps what killed commands left.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::Plain;
+
+/// Why a container's state cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The ID breaks the rule.
+    #[error("container id {0:?} is not valid: use up to 1024 of A-Z a-z 0-9 _ + - . and not \".\" or \"..\"")]
+    Id(String),
+    /// A container with this ID lives.
+    #[error("container with id {0:?} already exists")]
+    Exists(String),
+    /// A file or directory cannot be made or read.
+    #[error("state directory {}: {}; name another with --root", .path.display(), Plain(.source))]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+const MAX_ID: usize = 1024;
+const LOCK: &str = "lock";
+const SOCKET: &str = "vsock.sock";
+
+/// How many entries of ROOT one start looks at for what killed commands left.
+const SWEEP_LIMIT: usize = 64;
+
+/// A container's name, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerId(String);
+
+impl ContainerId {
+    /// Checks an ID by the rule that other runtimes have: `^[\w+\-.]+$`, at most 1024 characters, no directory reference.
+    pub fn new(id: &str) -> Result<Self, StateError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
+        if id.is_empty() || id.len() > MAX_ID || id == "." || id == ".." || !id.bytes().all(allowed) {
+            return Err(StateError::Id(id.to_string()));
+        }
+        Ok(Self(id.to_string()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A container's state directory. Dropping it removes it.
+#[derive(Debug)]
+pub struct StateDir {
+    root: PathBuf,
+    path: PathBuf,
+    /// Open on `path`, so that socket paths stay short however long ROOT and ID are.
+    directory: File,
+    /// Held until after the removal.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes ROOT (if need be) and ROOT/ID, and sweeps what killed commands left.
+    pub fn create(root: &Path, id: &ContainerId) -> Result<Self, StateError> {
+        let error = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| StateError::Io { path, source }
+        };
+        let directory_of = |path: &Path| DirBuilder::new().mode(0o700).create(path);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(error(root))?;
+        let _exclusive = lock_root(root).map_err(error(root))?;
+        let path = root.join(id.as_str());
+        if path.exists() && !sweep(&path).map_err(error(&path))? {
+            return Err(StateError::Exists(id.to_string()));
+        }
+        sweep_others(root);
+        directory_of(&path).map_err(error(&path))?;
+        let made = (|| {
+            let lock = open_lock(&path)?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+            Ok((File::open(&path)?, lock))
+        })();
+        match made {
+            Ok((directory, lock)) => Ok(Self {
+                root: root.to_path_buf(),
+                path,
+                directory,
+                _lock: lock,
+            }),
+            Err(source) => {
+                let _ = fs::remove_dir_all(&path);
+                Err(StateError::Io { path, source })
+            }
+        }
+    }
+
+    /// Binds the socket on which the monitor takes connections to the guest.
+    pub fn listen(&self) -> Result<OwnedFd, StateError> {
+        UnixListener::bind(self.socket())
+            .map(OwnedFd::from)
+            .map_err(|source| StateError::Io {
+                path: self.path.join(SOCKET),
+                source,
+            })
+    }
+
+    /// A short path to the socket, good in this process.
+    pub fn socket(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()))
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // Without the lock on ROOT the removal would race with a start that looks at a half-removed directory.
+        let _exclusive = lock_root(&self.root);
+        let _ = fs::remove_file(self.path.join(SOCKET));
+        let _ = fs::remove_file(self.path.join(LOCK));
+        if fs::remove_dir(&self.path).is_err() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+fn lock_root(root: &Path) -> io::Result<File> {
+    let file = File::open(root)?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.map(|()| file).map_err(io::Error::from),
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nofollow)
+        .open(path.join(LOCK))
+}
+
+/// Removes a state directory if nobody holds its lock. Returns whether it is gone. ROOT is locked.
+fn sweep(path: &Path) -> io::Result<bool> {
+    let lock = match OpenOptions::new().write(true).open(path.join(LOCK)) {
+        Ok(lock) => Some(lock),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(lock) = &lock {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    fs::remove_dir_all(path)?;
+    Ok(true)
+}
+
+fn sweep_others(root: &Path) {
+    let Ok(entries) = fs::read_dir(root) else { return };
+    for entry in entries.take(SWEEP_LIMIT).flatten() {
+        // Only what this program made: a directory with a lock in it.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.path().join(LOCK).exists() {
+            let _ = sweep(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn id(name: &str) -> ContainerId {
+        ContainerId::new(name).unwrap()
+    }
+
+    #[test]
+    fn id_rules() {
+        for good in ["a", "A_b+c-d.e", "...", "0", &"x".repeat(1024)] {
+            ContainerId::new(good).unwrap();
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../x",
+            "a b",
+            "é",
+            "a\n",
+            "a\0",
+            &"x".repeat(1025),
+        ] {
+            assert!(matches!(ContainerId::new(bad), Err(StateError::Id(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn directory_is_private_and_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().join("deep/root");
+        let state = StateDir::create(&root, &id("c")).unwrap();
+        assert_eq!(
+            fs::metadata(root.join("c")).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        let _listener = state.listen().unwrap();
+        UnixStream::connect(state.socket()).unwrap();
+        drop(state);
+        assert!(fs::read_dir(&root).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn a_living_container_keeps_its_id() {
+        let root = tempfile::tempdir().unwrap();
+        let _state = StateDir::create(root.path(), &id("c")).unwrap();
+        let text = StateDir::create(root.path(), &id("c")).unwrap_err().to_string();
+        assert_eq!(text, "container with id \"c\" already exists");
+        StateDir::create(root.path(), &id("d")).unwrap();
+        assert!(root.path().join("c/lock").exists());
+    }
+
+    #[test]
+    fn what_killed_commands_left_is_swept() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["c", "old"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+            fs::write(root.path().join(name).join(LOCK), "").unwrap();
+            fs::write(root.path().join(name).join(SOCKET), "").unwrap();
+        }
+        fs::create_dir(root.path().join("not-ours")).unwrap();
+        let state = StateDir::create(root.path(), &id("c")).unwrap();
+        assert!(!root.path().join("old").exists());
+        assert!(root.path().join("not-ours").exists());
+        let _listener = state.listen().unwrap();
+    }
+
+    #[test]
+    fn long_roots_and_ids_have_sockets() {
+        let root = tempfile::tempdir().unwrap();
+        let long = root.path().join("r".repeat(150));
+        let state = StateDir::create(&long, &id(&"i".repeat(200))).unwrap();
+        let _listener = state.listen().unwrap();
+        UnixStream::connect(state.socket()).unwrap();
+    }
+
+    #[test]
+    fn impossible_root_is_named() {
+        let text = StateDir::create(Path::new("/dev/null/x"), &id("c"))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            text,
+            "state directory /dev/null/x: not a directory; name another with --root"
+        );
+    }
+
+    #[test]
+    fn many_at_once_get_one_id_once() {
+        let root = tempfile::tempdir().unwrap();
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| StateDir::create(root.path(), &id("c"))))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(made.iter().filter(|result| result.is_ok()).count(), 1);
+    }
+}
