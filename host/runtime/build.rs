@@ -18,10 +18,8 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=seccomp");
-    let mut source = format!(
-        "/// Stands in the filters for the process's own ID.\nconst OWN_PID: u32 = {};\n",
-        seccomp::OWN_PID
-    );
+    let mut source =
+        format!("/// Stands in the filters for the process's own ID.\nconst OWN_PID: u32 = {};\n", seccomp::OWN_PID);
     for (name, groups) in seccomp::FILTERS {
         let program = compile(groups).map_err(|err| format!("filter {name}: {err}"))?;
         write_program(&mut source, name, &program)?;
@@ -47,10 +45,7 @@ fn compile(groups: &[&[Group]]) -> Result<BpfProgram, Error> {
             }
         }
     }
-    let rules = calls
-        .into_iter()
-        .map(|(number, rules)| (number, rules.unwrap_or_default()))
-        .collect();
+    let rules = calls.into_iter().map(|(number, rules)| (number, rules.unwrap_or_default())).collect();
     Ok(SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()?)
 }
 
@@ -61,12 +56,7 @@ fn rule(args: &[Arg]) -> Result<SeccompRule, Error> {
             Test::Is(value) => (SeccompCmpOp::Eq, value),
             Test::Lacks(bits) => (SeccompCmpOp::MaskedEq(bits.into()), 0),
         };
-        conditions.push(SeccompCondition::new(
-            arg.index,
-            SeccompCmpArgLen::Dword,
-            op,
-            value.into(),
-        )?);
+        conditions.push(SeccompCondition::new(arg.index, SeccompCmpArgLen::Dword, op, value.into())?);
     }
     Ok(SeccompRule::new(conditions)?)
 }
@@ -74,11 +64,7 @@ fn rule(args: &[Arg]) -> Result<SeccompRule, Error> {
 fn write_program(source: &mut String, name: &str, program: &BpfProgram) -> Result<(), Error> {
     writeln!(source, "static {name}: [sock_filter; {}] = [", program.len())?;
     for i in program {
-        writeln!(
-            source,
-            "    sock_filter {{ code: {}, jt: {}, jf: {}, k: {} }},",
-            i.code, i.jt, i.jf, i.k
-        )?;
+        writeln!(source, "    sock_filter {{ code: {}, jt: {}, jf: {}, k: {} }},", i.code, i.jt, i.jf, i.k)?;
     }
     writeln!(source, "];")?;
     Ok(())

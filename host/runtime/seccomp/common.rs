@@ -57,10 +57,7 @@ pub const GROUPS: &[Group] = &[
             when(libc::SYS_fcntl, &[is(1, libc::F_DUPFD_CLOEXEC as u32)]),
         ],
     },
-    Group {
-        why: "hash table keys",
-        calls: &[any(libc::SYS_getrandom)],
-    },
+    Group { why: "hash table keys", calls: &[any(libc::SYS_getrandom)] },
     Group {
         why: "the end: of the thread, of the process, by abort; kicking a vCPU thread. No other process can be signalled",
         calls: &[

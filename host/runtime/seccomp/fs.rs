@@ -100,10 +100,7 @@ pub const GROUPS: &[Group] = &[
         calls: &[any(libc::SYS_capget), any(libc::SYS_capset)],
     },
     Group {
-        why: "extended attributes of special files go through the working directory, which each worker has to itself",
-        calls: &[
-            any(libc::SYS_fchdir),
-            when(libc::SYS_unshare, &[is(0, libc::CLONE_FS as u32)]),
-        ],
+        why: "extended attributes of special files go through the working directory, each worker's own since before",
+        calls: &[any(libc::SYS_fchdir)],
     },
 ];

@@ -56,18 +56,12 @@ pub const fn when(number: i64, args: &'static [Arg]) -> Call {
 
 /// Argument `index` is `value`.
 pub const fn is(index: u8, value: u32) -> Arg {
-    Arg {
-        index,
-        test: Test::Is(value),
-    }
+    Arg { index, test: Test::Is(value) }
 }
 
 /// Argument `index` has none of `bits`.
 pub const fn lacks(index: u8, bits: u32) -> Arg {
-    Arg {
-        index,
-        test: Test::Lacks(bits),
-    }
+    Arg { index, test: Test::Lacks(bits) }
 }
 
 /// Stands for the process's own ID, which replaces it when the filter is loaded. Above the largest ID that Linux gives (2^22).

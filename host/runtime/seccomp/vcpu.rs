@@ -6,7 +6,4 @@ use super::{Group, is, when};
 const KVM_RUN: u32 = 0xae80;
 
 /// Beside the common ones.
-pub const GROUPS: &[Group] = &[Group {
-    why: "entering the guest",
-    calls: &[when(libc::SYS_ioctl, &[is(1, KVM_RUN)])],
-}];
+pub const GROUPS: &[Group] = &[Group { why: "entering the guest", calls: &[when(libc::SYS_ioctl, &[is(1, KVM_RUN)])] }];

@@ -34,11 +34,7 @@ struct Finding {
 
 impl Finding {
     fn new(verdict: Verdict, subject: impl Into<String>, text: impl Into<String>) -> Self {
-        Finding {
-            verdict,
-            subject: subject.into(),
-            text: text.into(),
-        }
+        Finding { verdict, subject: subject.into(), text: text.into() }
     }
 
     fn ok(subject: impl Into<String>, text: impl Into<String>) -> Self {
@@ -66,10 +62,7 @@ pub fn run(root: &Path, directory: &Path, guest: &GuestFiles, out: &mut impl Wri
     report.add(check_kvm())?;
     report.add(system::devices())?;
     report.add([system::cgroups()])?;
-    report.add([
-        files::features("state directory", root),
-        files::features("bundle directory", directory),
-    ])?;
+    report.add([files::features("state directory", root), files::features("bundle directory", directory)])?;
     report.add(check_guest(guest))?;
     Ok(report.healthy)
 }
@@ -115,13 +108,9 @@ fn check_kvm() -> Vec<Finding> {
         kvm::measure(kvm)
     });
     findings.push(match checked {
-        Ok(speed) => Finding::ok(
-            "KVM",
-            format!(
-                "runs kernel code on hardware, {:.1} ns an instruction",
-                speed.nanoseconds
-            ),
-        ),
+        Ok(speed) => {
+            Finding::ok("KVM", format!("runs kernel code on hardware, {:.1} ns an instruction", speed.nanoseconds))
+        }
         Err(err) => {
             let hint = match (&err, kvm::processor_has_virtualization()) {
                 (kvm::KvmError::Missing, true) => " (this processor has VT-x or AMD-V)",

@@ -57,10 +57,7 @@ impl GuestFiles {
                 .filter(|value| !value.is_empty())
                 .map_or_else(|| Path::new(DIRECTORY).join(name), PathBuf::from)
         };
-        GuestFiles {
-            kernel: path(KERNEL_VARIABLE, "vmlinux"),
-            initramfs: path(INITRAMFS_VARIABLE, "initramfs.cpio"),
-        }
+        GuestFiles { kernel: path(KERNEL_VARIABLE, "vmlinux"), initramfs: path(INITRAMFS_VARIABLE, "initramfs.cpio") }
     }
 
     /// Opens the kernel, close-on-exec, after a look at its headers.
@@ -159,24 +156,15 @@ fn read_at<const N: usize>(file: &File, offset: u64) -> io::Result<Option<[u8; N
 }
 
 fn u16_at(bytes: &[u8], offset: usize) -> u16 {
-    bytes
-        .get(offset..)
-        .and_then(|rest| rest.first_chunk())
-        .map_or(0, |b| u16::from_le_bytes(*b))
+    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u16::from_le_bytes(*b))
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    bytes
-        .get(offset..)
-        .and_then(|rest| rest.first_chunk())
-        .map_or(0, |b| u32::from_le_bytes(*b))
+    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
 }
 
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    bytes
-        .get(offset..)
-        .and_then(|rest| rest.first_chunk())
-        .map_or(0, |b| u64::from_le_bytes(*b))
+    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
 }
 
 #[cfg(test)]
@@ -206,10 +194,8 @@ mod tests {
 
     fn files(kernel: &[u8], initramfs: &[u8]) -> (tempfile::TempDir, GuestFiles) {
         let directory = tempfile::tempdir().unwrap();
-        let files = GuestFiles {
-            kernel: directory.path().join("vmlinux"),
-            initramfs: directory.path().join("initramfs.cpio"),
-        };
+        let files =
+            GuestFiles { kernel: directory.path().join("vmlinux"), initramfs: directory.path().join("initramfs.cpio") };
         std::fs::write(&files.kernel, kernel).unwrap();
         std::fs::write(&files.initramfs, initramfs).unwrap();
         (directory, files)
@@ -222,15 +208,8 @@ mod tests {
             files.open_kernel()
         };
         open(&elf(&[(b"GNU\0", 3), (b"Xen\0", 18)])).unwrap();
-        for (notes, what) in [
-            (&[(b"Xen\0", 17)][..], "type"),
-            (&[(b"GNU\0", 18)], "name"),
-            (&[], "none"),
-        ] {
-            assert!(
-                matches!(open(&elf(notes)), Err(GuestFileError::NoPvhEntry(_))),
-                "{what}"
-            );
+        for (notes, what) in [(&[(b"Xen\0", 17)][..], "type"), (&[(b"GNU\0", 18)], "name"), (&[], "none")] {
+            assert!(matches!(open(&elf(notes)), Err(GuestFileError::NoPvhEntry(_))), "{what}");
         }
         let mut other_machine = elf(&[(b"Xen\0", 18)]);
         other_machine[18] = 183;
@@ -262,10 +241,7 @@ mod tests {
         for bytes in [&b""[..], b"07070", b"070702000000", b"\x1f\x8b\x08\0\0\0\0\0"] {
             assert!(matches!(open(bytes), Err(GuestFileError::NotACpio(_))), "{bytes:?}");
         }
-        let none = GuestFiles {
-            kernel: "/none".into(),
-            initramfs: "/none".into(),
-        };
+        let none = GuestFiles { kernel: "/none".into(), initramfs: "/none".into() };
         let text = none.open_initramfs().unwrap_err().to_string();
         let expected = "cannot open the guest's initramfs /none: no such file or directory (run `make install`, or set SANDBOX_INITRAMFS)";
         assert_eq!(text, expected);

@@ -113,19 +113,12 @@ pub fn enter(shares: &[Share], keep_fds: &[RawFd]) -> Result<JailHandles, JailEr
     close_descriptors(keep_fds)?;
     set_limits()?;
     sys::unshare_namespaces().map_err(JailError::Namespaces)?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(|errno| {
-        JailError::Root {
-            step: "making all mounts private",
-            errno,
-        }
-    })?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|errno| JailError::Root { step: "making all mounts private", errno })?;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let proc_self_fd = rustix::mount::open_tree(CWD, "/proc/self/fd", clone).map_err(JailError::Proc)?;
     shares::build_root(shares)?;
-    Ok(JailHandles {
-        proc_self_fd: File::from(proc_self_fd),
-        root: PathBuf::from(ROOT),
-    })
+    Ok(JailHandles { proc_self_fd: File::from(proc_self_fd), root: PathBuf::from(ROOT) })
 }
 
 /// Leaves the calling thread, and all that it starts, the capabilities that serving files takes. Call it before the first
@@ -167,21 +160,12 @@ const FILE_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETFCAP);
 
 fn set_capabilities(set: CapabilitySet) -> Result<(), JailError> {
-    let sets = CapabilitySets {
-        effective: set,
-        permitted: set,
-        inheritable: CapabilitySet::empty(),
-    };
+    let sets = CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).map_err(JailError::Privileges)
 }
 
 fn close_descriptors(keep_fds: &[RawFd]) -> Result<(), JailError> {
-    let mut keep: Vec<RawFd> = keep_fds
-        .iter()
-        .copied()
-        .chain([0, 1, 2])
-        .filter(|fd| *fd >= 0)
-        .collect();
+    let mut keep: Vec<RawFd> = keep_fds.iter().copied().chain([0, 1, 2]).filter(|fd| *fd >= 0).collect();
     keep.sort_unstable();
     keep.dedup();
     sys::close_all_but(&keep).map_err(JailError::Descriptors)?;

@@ -23,20 +23,14 @@ pub fn kernel() -> Finding {
     let release = match fs::read_to_string("/proc/sys/kernel/osrelease") {
         Ok(release) => release.trim().to_owned(),
         Err(err) => {
-            return Finding::fail(
-                subject,
-                format!("cannot read its version: {}: mount /proc", Plain(&err)),
-            );
+            return Finding::fail(subject, format!("cannot read its version: {}: mount /proc", Plain(&err)));
         }
     };
     if version(&release).is_some_and(|found| found >= OLDEST_KERNEL) {
         return Finding::ok(subject, release);
     }
     let (major, minor) = OLDEST_KERNEL;
-    Finding::fail(
-        subject,
-        format!("{release} is too old: {major}.{minor} or newer is needed"),
-    )
+    Finding::fail(subject, format!("{release} is too old: {major}.{minor} or newer is needed"))
 }
 
 pub(super) fn version(release: &str) -> Option<(u32, u32)> {
@@ -48,10 +42,7 @@ pub(super) fn version(release: &str) -> Option<(u32, u32)> {
 pub fn privileges() -> Finding {
     match rustix::thread::capabilities(None) {
         Ok(sets) if sets.effective.contains(CapabilitySet::SYS_ADMIN) => Finding::ok("privileges", "CAP_SYS_ADMIN"),
-        _ => Finding::fail(
-            "privileges",
-            "no CAP_SYS_ADMIN, which the monitor's jail is made with: run as root",
-        ),
+        _ => Finding::fail("privileges", "no CAP_SYS_ADMIN, which the monitor's jail is made with: run as root"),
     }
 }
 
@@ -62,14 +53,8 @@ pub fn devices() -> Vec<Finding> {
         Err(err) => Finding::warn(path, format!("{}: {without}", Plain(&err))),
     };
     vec![
-        device(
-            "/dev/net/tun",
-            "guests will have no network; load the kernel module tun",
-        ),
-        device(
-            "/dev/vhost-net",
-            "guests' network will be slower; load the kernel module vhost_net",
-        ),
+        device("/dev/net/tun", "guests will have no network; load the kernel module tun"),
+        device("/dev/vhost-net", "guests' network will be slower; load the kernel module vhost_net"),
     ]
 }
 
@@ -79,11 +64,7 @@ pub fn cgroups() -> Finding {
     let found = if is_v2(CGROUPS) {
         fs::read_to_string(Path::new(CGROUPS).join("cgroup.controllers")).map(|text| ("v2", words(&text)))
     } else {
-        let layout = if is_v2("/sys/fs/cgroup/unified") {
-            "hybrid"
-        } else {
-            "v1"
-        };
+        let layout = if is_v2("/sys/fs/cgroup/unified") { "hybrid" } else { "v1" };
         fs::read_to_string("/proc/cgroups").map(|text| (layout, mounted_v1(&text)))
     };
     judge_cgroups(found)
@@ -95,20 +76,14 @@ fn judge_cgroups(found: io::Result<(&str, Vec<String>)>) -> Finding {
         Ok(found) => found,
         Err(err) => return Finding::warn(subject, format!("none ({}): limits will not hold", Plain(&err))),
     };
-    let missing: Vec<_> = CONTROLLERS
-        .into_iter()
-        .filter(|name| !controllers.iter().any(|c| c == name))
-        .collect();
+    let missing: Vec<_> = CONTROLLERS.into_iter().filter(|name| !controllers.iter().any(|c| c == name)).collect();
     let text = format!("{layout} with {}", controllers.join(" "));
     if missing.is_empty() {
         Finding::ok(subject, text)
     } else {
         Finding::warn(
             subject,
-            format!(
-                "{text}; no {}: mount or enable them, or their limits will not hold",
-                missing.join(" ")
-            ),
+            format!("{text}; no {}: mount or enable them, or their limits will not hold", missing.join(" ")),
         )
     }
 }

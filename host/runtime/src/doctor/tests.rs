@@ -29,39 +29,19 @@ fn file_systems() {
 fn a_report_has_a_line_for_each_finding() {
     let directory = tempfile::tempdir().unwrap();
     let mut out = Vec::new();
-    let healthy = run(
-        &directory.path().join("root"),
-        directory.path(),
-        &GuestFiles::locate(),
-        &mut out,
-    )
-    .unwrap();
+    let healthy = run(&directory.path().join("root"), directory.path(), &GuestFiles::locate(), &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     println!("{text}");
     for line in text.lines() {
-        assert!(
-            ["ok   ", "warn ", "FAIL "]
-                .iter()
-                .any(|verdict| line.starts_with(verdict)),
-            "{line}"
-        );
+        assert!(["ok   ", "warn ", "FAIL "].iter().any(|verdict| line.starts_with(verdict)), "{line}");
     }
     assert_eq!(healthy, !text.lines().any(|line| line.starts_with("FAIL")));
     let mut out = Vec::new();
     let usable = run_kvm(&mut out).unwrap();
     assert_eq!(usable, !text.contains("FAIL KVM"), "{}", String::from_utf8_lossy(&out));
-    for subject in [
-        "host kernel",
-        "KVM",
-        "cgroups",
-        "state directory",
-        "guest kernel",
-        "guest initramfs",
-        "/dev/net/tun",
-    ] {
-        assert!(
-            text.contains(&format!(" {subject}: ")),
-            "{subject} is not in the report"
-        );
+    for subject in
+        ["host kernel", "KVM", "cgroups", "state directory", "guest kernel", "guest initramfs", "/dev/net/tun"]
+    {
+        assert!(text.contains(&format!(" {subject}: ")), "{subject} is not in the report");
     }
 }

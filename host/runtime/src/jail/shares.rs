@@ -56,20 +56,14 @@ pub fn check_names(shares: &[Share]) -> Result<(), JailError> {
 
 fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
     let path = &share.source;
-    let fail = |errno| JailError::Source {
-        path: path.clone(),
-        errno,
-    };
+    let fail = |errno| JailError::Source { path: path.clone(), errno };
     let source =
         rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
     let stat = rustix::fs::fstat(&source).map_err(fail)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Symlink => return Err(JailError::Symlink(path.clone())),
         kind if (kind == FileType::Directory) != share.directory => {
-            return Err(JailError::Kind {
-                path: path.clone(),
-                directory: share.directory,
-            });
+            return Err(JailError::Kind { path: path.clone(), directory: share.directory });
         }
         _ => {}
     }
@@ -85,10 +79,7 @@ fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
 
 /// A tmpfs that has room for the mount points and nothing more.
 fn make_tmpfs(shares: &[Share]) -> Result<OwnedFd, JailError> {
-    let inodes = 2 + shares
-        .iter()
-        .map(|s| Path::new(&s.name).components().count())
-        .sum::<usize>();
+    let inodes = 2 + shares.iter().map(|s| Path::new(&s.name).components().count()).sum::<usize>();
     let configure = || {
         let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(&fs, "size", "64k")?;
@@ -108,11 +99,7 @@ fn make_mount_point(root: BorrowedFd<'_>, share: &Share) -> Result<(), JailError
     let fail = |errno| mount_error(share, "making its mount point", errno);
     let path = in_root(share);
     let path = Path::new(&path);
-    let parents = path
-        .ancestors()
-        .skip(1)
-        .filter(|p| p.components().count() > 1)
-        .collect::<Vec<_>>();
+    let parents = path.ancestors().skip(1).filter(|p| p.components().count() > 1).collect::<Vec<_>>();
     for parent in parents.into_iter().rev() {
         make_directory(root, parent).map_err(fail)?;
     }
@@ -147,10 +134,7 @@ fn change_root(root: &OwnedFd) -> Result<(), JailError> {
             rustix::process::chroot(".").map_err(at("chroot"))?;
         }
         Err(errno) => {
-            return Err(JailError::Root {
-                step: "pivot_root",
-                errno,
-            });
+            return Err(JailError::Root { step: "pivot_root", errno });
         }
     }
     rustix::process::chdir(ROOT).map_err(at("entering /share"))
@@ -169,9 +153,5 @@ fn at(step: &'static str) -> impl Fn(Errno) -> JailError {
 }
 
 fn mount_error(share: &Share, step: &'static str, errno: Errno) -> JailError {
-    JailError::Mount {
-        path: share.source.clone(),
-        step,
-        errno,
-    }
+    JailError::Mount { path: share.source.clone(), step, errno }
 }

@@ -26,26 +26,12 @@ fn run_child(name: &str) {
     let before = mounts();
     let directory = tempfile::tempdir().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            &format!("jail::tests::{name}"),
-            "--exact",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args([&format!("jail::tests::{name}"), "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env(DIRECTORY, directory.path())
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(
-        String::from_utf8_lossy(&output.stderr).ends_with(DONE),
-        "the child did not come to its end"
-    );
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).ends_with(DONE), "the child did not come to its end");
     assert_eq!(before, mounts(), "the machine's mounts changed");
 }
 
@@ -61,19 +47,12 @@ fn done() -> ! {
 }
 
 fn share(source: PathBuf, name: &str, directory: bool, readonly: bool) -> Share {
-    Share {
-        source,
-        name: name.into(),
-        directory,
-        readonly,
-    }
+    Share { source, name: name.into(), directory, readonly }
 }
 
 fn entries(path: &str) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(path)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -85,14 +64,7 @@ fn make_sources(base: &Path) -> Vec<Share> {
     fs::write(rootfs.join("file"), "content").unwrap();
     std::os::unix::fs::symlink("file", rootfs.join("link")).unwrap();
     let null = rustix::fs::makedev(1, 3);
-    rustix::fs::mknodat(
-        CWD,
-        rootfs.join("null"),
-        FileType::CharacterDevice,
-        Mode::from_raw_mode(0o666),
-        null,
-    )
-    .unwrap();
+    rustix::fs::mknodat(CWD, rootfs.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), null).unwrap();
     fs::create_dir(base.join("volume")).unwrap();
     fs::write(base.join("resolv.conf"), "nameserver").unwrap();
     vec![
@@ -124,32 +96,14 @@ fn child_sees_only_the_shares() {
     assert_eq!(entries("/share"), ["mounts", "rootfs"]);
     assert_eq!(entries("/share/mounts"), ["0", "1", "2"]);
     assert_eq!(entries("/share/rootfs"), ["file", "link", "mnt", "null"]);
-    for path in [
-        "/new",
-        "/share/new",
-        "/share/mounts/new",
-        "/share/mounts/0/new",
-        "/share/mounts/0/mnt/new",
-    ] {
-        assert_eq!(
-            fs::write(path, "").unwrap_err().kind(),
-            ErrorKind::ReadOnlyFilesystem,
-            "{path}"
-        );
+    for path in ["/new", "/share/new", "/share/mounts/new", "/share/mounts/0/new", "/share/mounts/0/mnt/new"] {
+        assert_eq!(fs::write(path, "").unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem, "{path}");
     }
-    for path in [
-        "/share/rootfs/new",
-        "/share/rootfs/mnt/new",
-        "/share/mounts/1",
-        "/share/mounts/2/new",
-    ] {
+    for path in ["/share/rootfs/new", "/share/rootfs/mnt/new", "/share/mounts/1", "/share/mounts/2/new"] {
         fs::write(path, "new").unwrap();
     }
     assert_eq!(fs::read_to_string("/share/rootfs/file").unwrap(), "content");
-    assert_eq!(
-        fs::File::open("/share/rootfs/null").unwrap_err().kind(),
-        ErrorKind::PermissionDenied
-    );
+    assert_eq!(fs::File::open("/share/rootfs/null").unwrap_err().kind(), ErrorKind::PermissionDenied);
     let link = fs::read_to_string("/share/rootfs/link").unwrap_err();
     assert_eq!(Errno::from_io_error(&link), Some(Errno::LOOP));
     done();
@@ -168,30 +122,20 @@ fn child_has_what_it_was_given() {
     let kept = fs::File::open(&base).unwrap().into_raw_fd();
     let lost = fs::File::open(&base).unwrap().into_raw_fd();
     let handles = enter(&shares, &[kept]).unwrap();
-    let open: Vec<i32> = (0..64)
-        .filter(|fd: &i32| rustix::fs::readlinkat(&handles.proc_self_fd, fd.to_string(), []).is_ok())
-        .collect();
+    let open: Vec<i32> =
+        (0..64).filter(|fd: &i32| rustix::fs::readlinkat(&handles.proc_self_fd, fd.to_string(), []).is_ok()).collect();
     let mut expected = vec![0, 1, 2, kept, handles.proc_self_fd.as_raw_fd()];
     expected.sort_unstable();
     assert_eq!(open, expected);
     assert!(lost > kept && !open.contains(&lost) || lost == handles.proc_self_fd.as_raw_fd());
     let input = rustix::fs::statat(&handles.proc_self_fd, "0", rustix::fs::AtFlags::empty()).unwrap();
-    assert_eq!(
-        input.st_rdev,
-        rustix::fs::makedev(1, 3),
-        "standard input is the null device"
-    );
+    assert_eq!(input.st_rdev, rustix::fs::makedev(1, 3), "standard input is the null device");
     assert_eq!(rustix::process::getrlimit(Resource::Core).maximum, Some(0));
     let files = rustix::process::getrlimit(Resource::Nofile);
     assert_eq!(files.current, files.maximum);
-    assert_eq!(
-        rustix::process::dumpable_behavior().unwrap(),
-        DumpableBehavior::NotDumpable
-    );
+    assert_eq!(rustix::process::dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).unwrap();
-    let links: Vec<_> = (1..32)
-        .filter_map(|i| rustix::net::netdevice::index_to_name(&socket, i).ok())
-        .collect();
+    let links: Vec<_> = (1..32).filter_map(|i| rustix::net::netdevice::index_to_name(&socket, i).ok()).collect();
     assert_eq!(links, ["lo"]);
     done();
 }
@@ -224,10 +168,7 @@ fn child_stays_in_proc_self_fd() {
     rustix::fs::openat(proc, &name, OFlags::RDWR, Mode::empty()).unwrap();
     rustix::thread::set_thread_res_uid(None, rustix::process::Uid::from_raw(1000), None).unwrap();
     rustix::fs::openat(proc, &name, OFlags::RDONLY, Mode::empty()).unwrap();
-    assert_eq!(
-        rustix::fs::openat(proc, &name, OFlags::RDWR, Mode::empty()).unwrap_err(),
-        Errno::ACCESS
-    );
+    assert_eq!(rustix::fs::openat(proc, &name, OFlags::RDWR, Mode::empty()).unwrap_err(), Errno::ACCESS);
     rustix::thread::set_thread_res_uid(None, rustix::process::Uid::ROOT, None).unwrap();
     assert_eq!(rustix::thread::capabilities(None).unwrap().effective, FILE_CAPABILITIES);
     done();
@@ -246,41 +187,26 @@ fn child_has_only_file_capabilities() {
     drop_privileges().unwrap();
     let sets = rustix::thread::capabilities(None).unwrap();
     // CHOWN DAC_OVERRIDE FOWNER FSETID SETGID SETUID MKNOD SETFCAP, by their numbers.
-    let expected = [0, 1, 3, 4, 6, 7, 27, 31]
-        .into_iter()
-        .fold(0, |bits, n| bits | 1u64 << n);
+    let expected = [0, 1, 3, 4, 6, 7, 27, 31].into_iter().fold(0, |bits, n| bits | 1u64 << n);
     assert_eq!(sets.effective.bits(), expected);
     assert_eq!(sets.permitted.bits(), expected);
     assert_eq!(sets.inheritable.bits(), 0);
     for number in 0..=40 {
         let cap = CapabilitySet::from_bits_retain(1 << number);
-        assert!(
-            !rustix::thread::capability_is_in_bounding_set(cap).unwrap(),
-            "capability {number}"
-        );
-        assert!(
-            !rustix::thread::capability_is_in_ambient_set(cap).unwrap(),
-            "capability {number}"
-        );
+        assert!(!rustix::thread::capability_is_in_bounding_set(cap).unwrap(), "capability {number}");
+        assert!(!rustix::thread::capability_is_in_ambient_set(cap).unwrap(), "capability {number}");
     }
     assert!(rustix::thread::no_new_privs().unwrap());
     assert_eq!(rustix::process::chroot(".").unwrap_err(), Errno::PERM);
     assert_eq!(sys::unshare_namespaces().unwrap_err(), Errno::PERM);
     drop_thread_capabilities().unwrap();
-    assert_eq!(
-        rustix::thread::capabilities(None).unwrap().permitted,
-        CapabilitySet::empty()
-    );
+    assert_eq!(rustix::thread::capabilities(None).unwrap().permitted, CapabilitySet::empty());
     done();
 }
 
 #[test]
 fn bad_sources_are_refused() {
-    for name in [
-        "child_refuses_a_symlink",
-        "child_refuses_another_kind",
-        "child_refuses_what_is_not_there",
-    ] {
+    for name in ["child_refuses_a_symlink", "child_refuses_another_kind", "child_refuses_what_is_not_there"] {
         run_child(name);
     }
 }
@@ -291,10 +217,7 @@ fn child_refuses_a_symlink() {
     let Some(base) = directory() else { return };
     std::os::unix::fs::symlink("/etc", base.join("link")).unwrap();
     let err = enter(&[share(base.join("link"), "rootfs", true, false)], &[]).unwrap_err();
-    assert!(
-        matches!(&err, JailError::Symlink(path) if *path == base.join("link")),
-        "{err}"
-    );
+    assert!(matches!(&err, JailError::Symlink(path) if *path == base.join("link")), "{err}");
     done();
 }
 
@@ -312,16 +235,7 @@ fn child_refuses_another_kind() {
 fn child_refuses_what_is_not_there() {
     let Some(base) = directory() else { return };
     let err = enter(&[share(base.join("none"), "rootfs", true, false)], &[]).unwrap_err();
-    assert!(
-        matches!(
-            err,
-            JailError::Source {
-                errno: Errno::NOENT,
-                ..
-            }
-        ),
-        "{err}"
-    );
+    assert!(matches!(err, JailError::Source { errno: Errno::NOENT, .. }), "{err}");
     done();
 }
 
@@ -334,10 +248,7 @@ fn share_names_are_checked() {
     check(&["rootfs", "mounts/0", "mounts/1", "mounts/10", "rootfs-2"]).unwrap();
     check(&[]).unwrap();
     for bad in ["", "/", "/rootfs", "..", "a/../b", "./a", "a\0b"] {
-        assert!(
-            matches!(check(&[bad]), Err(JailError::Name(name)) if name == bad),
-            "{bad:?}"
-        );
+        assert!(matches!(check(&[bad]), Err(JailError::Name(name)) if name == bad), "{bad:?}");
     }
     for pair in [["a", "a"], ["a", "a/b"], ["a/b", "a"], ["a/b/c", "a/b"]] {
         assert!(check(&pair).is_err(), "{pair:?}");

@@ -21,13 +21,7 @@ const KINDS: [ThreadKind; 4] = [ThreadKind::Vcpu, ThreadKind::Devices, ThreadKin
 fn run(kind: ThreadKind, call: &str) -> ExitStatus {
     let directory = tempfile::tempdir().unwrap();
     Command::new(std::env::current_exe().unwrap())
-        .args([
-            "seccomp::tests::child",
-            "--exact",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["seccomp::tests::child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env(TASK, format!("{kind:?} {call}"))
         .env(DIRECTORY, directory.path())
         .env("RUST_BACKTRACE", "0")
@@ -43,11 +37,7 @@ fn assert_allowed(kind: ThreadKind, call: &str) {
 
 fn assert_forbidden(kind: ThreadKind, call: &str) {
     let status = run(kind, call);
-    assert_eq!(
-        status.signal(),
-        Some(libc::SIGSYS),
-        "{call} on the {kind} thread: {status}"
-    );
+    assert_eq!(status.signal(), Some(libc::SIGSYS), "{call} on the {kind} thread: {status}");
 }
 
 /// On every thread.
@@ -78,11 +68,7 @@ fn every_thread_can_live() {
     for kind in KINDS {
         assert_allowed(kind, "live");
         let aborted = run(kind, "abort");
-        assert_eq!(
-            aborted.signal(),
-            Some(libc::SIGABRT),
-            "abort on the {kind} thread: {aborted}"
-        );
+        assert_eq!(aborted.signal(), Some(libc::SIGABRT), "abort on the {kind} thread: {aborted}");
     }
 }
 
@@ -192,12 +178,7 @@ impl Fixture {
             "setuid" => raw::call(libc::SYS_setresuid, [0, 0, 0, 0]),
             "chroot" => raw::call(libc::SYS_chroot, [0; 4]),
             "unshare" => raw::call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0]),
-            "open" => drop(rustix::fs::openat(
-                CWD,
-                "/",
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-            )),
+            "open" => drop(rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())),
             "files" => files(&self.directory),
             "KVM_RUN" => raw::ioctl(self.null.as_fd(), 0xae80),
             "KVM_CREATE_VM" => raw::ioctl(self.null.as_fd(), 0xae01),
@@ -209,13 +190,7 @@ impl Fixture {
 
     fn messages(&mut self) {
         use rustix::event::epoll;
-        epoll::add(
-            &self.epoll,
-            &self.pair.1,
-            epoll::EventData::new_u64(1),
-            epoll::EventFlags::IN,
-        )
-        .unwrap();
+        epoll::add(&self.epoll, &self.pair.1, epoll::EventData::new_u64(1), epoll::EventFlags::IN).unwrap();
         self.pair.1.set_nonblocking(true).unwrap();
         rustix::net::send(&self.pair.0, b"hello", rustix::net::SendFlags::NOSIGNAL).unwrap();
         let mut events = Vec::with_capacity(1);

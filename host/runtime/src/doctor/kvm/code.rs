@@ -46,24 +46,9 @@ pub const XSAVE_BIT: u32 = 26;
 
 /// The instructions tried after the loop.
 pub const INSTRUCTIONS: [Instruction; 5] = [
-    Instruction {
-        name: "int3",
-        leaf: 0,
-        bit: 0,
-        code: &[0xcc, HLT],
-    },
-    Instruction {
-        name: "cmpxchg16b",
-        leaf: 1,
-        bit: 13,
-        code: &[0xf0, 0x48, 0x0f, 0xc7, 0x0b, HLT],
-    },
-    Instruction {
-        name: "popcnt",
-        leaf: 1,
-        bit: 23,
-        code: &[0xf3, 0x48, 0x0f, 0xb8, 0xc1, HLT],
-    },
+    Instruction { name: "int3", leaf: 0, bit: 0, code: &[0xcc, HLT] },
+    Instruction { name: "cmpxchg16b", leaf: 1, bit: 13, code: &[0xf0, 0x48, 0x0f, 0xc7, 0x0b, HLT] },
+    Instruction { name: "popcnt", leaf: 1, bit: 23, code: &[0xf3, 0x48, 0x0f, 0xb8, 0xc1, HLT] },
     // mov eax, 3; xor edx, edx; xsave [rbx]; xrstor [rbx]
     Instruction {
         name: "xsave and xrstor",
@@ -71,12 +56,7 @@ pub const INSTRUCTIONS: [Instruction; 5] = [
         bit: XSAVE_BIT,
         code: &[0xb8, 3, 0, 0, 0, 0x31, 0xd2, 0x0f, 0xae, 0x23, 0x0f, 0xae, 0x2b, HLT],
     },
-    Instruction {
-        name: "clac",
-        leaf: 7,
-        bit: 20,
-        code: &[0x0f, 0x01, 0xca, HLT],
-    },
+    Instruction { name: "clac", leaf: 7, bit: 20, code: &[0x0f, 0x01, 0xca, HLT] },
 ];
 
 /// Writes tables and programs to guest memory.
@@ -87,10 +67,7 @@ pub fn write(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     memory.write_obj(PAGE_TABLES[2] | TABLE, GuestAddress(PAGE_TABLES[1]))?;
     memory.write_obj(TABLE | LARGE_PAGE, GuestAddress(PAGE_TABLES[2]))?;
     // Null, 64-bit code, data.
-    for (selector, descriptor) in (0..)
-        .step_by(8)
-        .zip([0_u64, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff])
-    {
+    for (selector, descriptor) in (0..).step_by(8).zip([0_u64, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]) {
         memory.write_obj(descriptor, GuestAddress(SEGMENTS + selector))?;
     }
     // A present interrupt gate to the code segment at offset BREAKPOINT_HANDLER, which fits in 16 bits.
@@ -110,10 +87,7 @@ fn programs() -> impl Iterator<Item = u64> {
 
 /// Registers for `rounds` rounds of the loop: twice as many instructions.
 pub fn loop_registers(rounds: u64) -> kvm_regs {
-    kvm_regs {
-        rcx: rounds,
-        ..registers(PROGRAMS)
-    }
+    kvm_regs { rcx: rounds, ..registers(PROGRAMS) }
 }
 
 /// Registers for the instruction at `index` of [`INSTRUCTIONS`].
@@ -122,13 +96,7 @@ pub fn instruction_registers(index: usize) -> kvm_regs {
 }
 
 fn registers(rip: u64) -> kvm_regs {
-    kvm_regs {
-        rip,
-        rsp: STACK,
-        rbx: DATA,
-        rflags: 2,
-        ..Default::default()
-    }
+    kvm_regs { rip, rsp: STACK, rbx: DATA, rflags: 2, ..Default::default() }
 }
 
 /// Puts the vCPU in 64-bit kernel mode.
@@ -148,16 +116,8 @@ pub fn set_long_mode(sregs: &mut kvm_sregs, xsave: bool) {
     sregs.cs = segment(0x08, 0b1011, 1);
     let data = segment(0x10, 0b0011, 0);
     (sregs.ds, sregs.es, sregs.ss) = (data, data, data);
-    sregs.gdt = kvm_dtable {
-        base: SEGMENTS,
-        limit: 3 * 8 - 1,
-        ..Default::default()
-    };
-    sregs.idt = kvm_dtable {
-        base: INTERRUPT_TABLE,
-        limit: 4 * 16 - 1,
-        ..Default::default()
-    };
+    sregs.gdt = kvm_dtable { base: SEGMENTS, limit: 3 * 8 - 1, ..Default::default() };
+    sregs.idt = kvm_dtable { base: INTERRUPT_TABLE, limit: 4 * 16 - 1, ..Default::default() };
     sregs.cr3 = PAGE_TABLES[0];
     // PAE, OSFXSR, OSXMMEXCPT; OSXSAVE.
     sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | u64::from(xsave) << 18;

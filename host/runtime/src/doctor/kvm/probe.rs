@@ -32,10 +32,7 @@ pub struct Speed {
 
 /// Runs the probe, with so many instructions in its timed loop. Returns after `patience` and [`GRACE`] at the latest.
 pub fn run(kvm: Kvm, instructions: u64, patience: Duration) -> Result<Speed, KvmError> {
-    sys::prepare_kicks().map_err(|source| KvmError::Setup {
-        step: "setting a signal handler",
-        source,
-    })?;
+    sys::prepare_kicks().map_err(|source| KvmError::Setup { step: "setting a signal handler", source })?;
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, receiver) = sync_channel(1);
     let stopped = Arc::clone(&stop);
@@ -46,10 +43,7 @@ pub fn run(kvm: Kvm, instructions: u64, patience: Duration) -> Result<Speed, Kvm
             // Nobody listens when patience was lost.
             let _ = sender.send(result);
         })
-        .map_err(|source| KvmError::Setup {
-            step: "starting a thread",
-            source,
-        })?;
+        .map_err(|source| KvmError::Setup { step: "starting a thread", source })?;
     match receiver.recv_timeout(patience) {
         Ok(result) => {
             let _ = thread.join();
@@ -92,19 +86,12 @@ impl Scratch {
         let vm = kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))?;
         sys::set_memory(&vm, &memory).map_err(|source| setup("KVM_SET_USER_MEMORY_REGION", source))?;
         let vcpu = vm.create_vcpu(0).map_err(kvm_error("KVM_CREATE_VCPU"))?;
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(kvm_error("KVM_GET_SUPPORTED_CPUID"))?;
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(kvm_error("KVM_GET_SUPPORTED_CPUID"))?;
         vcpu.set_cpuid2(&cpuid).map_err(kvm_error("KVM_SET_CPUID2"))?;
         let mut sregs = vcpu.get_sregs().map_err(kvm_error("KVM_GET_SREGS"))?;
         code::set_long_mode(&mut sregs, has(&cpuid, 1, code::XSAVE_BIT));
         vcpu.set_sregs(&sregs).map_err(kvm_error("KVM_SET_SREGS"))?;
-        Ok(Scratch {
-            vcpu,
-            _vm: vm,
-            cpuid,
-            _memory: memory,
-        })
+        Ok(Scratch { vcpu, _vm: vm, cpuid, _memory: memory })
     }
 
     fn probe(&mut self, instructions: u64, stop: &AtomicBool) -> Result<Speed, KvmError> {
@@ -134,10 +121,7 @@ impl Scratch {
     fn time_loop(&mut self, instructions: u64, stop: &AtomicBool) -> Result<Duration, KvmError> {
         let registers = code::loop_registers(instructions / 2);
         let started = Instant::now();
-        self.execute(&registers, stop)?.map_err(|exit| KvmError::Instruction {
-            instruction: "a loop",
-            exit,
-        })?;
+        self.execute(&registers, stop)?.map_err(|exit| KvmError::Instruction { instruction: "a loop", exit })?;
         Ok(started.elapsed())
     }
 

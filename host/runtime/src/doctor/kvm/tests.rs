@@ -26,10 +26,7 @@ fn verdict_is_right_and_quick() {
     let kept = directory.path().join("kvm-usable").exists();
     if !backed {
         let err = result.unwrap_err();
-        assert!(
-            matches!(err, KvmError::Slow { .. } | KvmError::Instruction { .. }),
-            "{err}"
-        );
+        assert!(matches!(err, KvmError::Slow { .. } | KvmError::Instruction { .. }), "{err}");
         assert!(err.to_string().contains("use a machine with VT-x or AMD-V"), "{err}");
         assert!(!kept, "a bad verdict is not kept");
         println!("{err} (after {first:?})");
