@@ -1,0 +1,193 @@
+//! The container's cgroup (v2): its place, its limits, its end.
+
+mod convert;
+mod device_program;
+mod path;
+mod resources;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Linux;
+use rustix::fs::{Mode, OFlags};
+
+use crate::sys;
+
+/// Where the agent mounts the hierarchy.
+pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// A cgroup that could not be made as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// linux.cgroupsPath means nothing.
+    #[error("config.json: linux.cgroupsPath: {0}")]
+    Path(&'static str),
+    /// A value that the guest's cgroups do not have.
+    #[error("config.json: linux.resources.{field}: {problem}")]
+    Resource {
+        /// As in the specification.
+        field: String,
+        /// One clause.
+        problem: String,
+    },
+    /// The directory.
+    #[error("cannot create the cgroup {path}: {source}")]
+    Create {
+        /// Below the root of the hierarchy.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// One of the cgroup's files.
+    #[error("cannot set the cgroup's {file} to {value:?}: {source}")]
+    Write {
+        /// File name.
+        file: String,
+        /// What was written.
+        value: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The program that decides over devices.
+    #[error("cannot apply config.json's linux.resources.devices: {0}")]
+    Devices(io::Error),
+}
+
+/// A cgroup that holds one container.
+pub struct Cgroup {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Cgroup {
+    /// Makes the cgroup and applies the limits; on failure nothing stays.
+    pub fn create(container_id: &str, linux: Option<&Linux>) -> Result<Cgroup, Error> {
+        let given = linux.and_then(|l| l.cgroups_path().as_deref());
+        let relative = path::of(given, container_id)?;
+        let path = Path::new(ROOT).join(&relative);
+        let failed = |source: io::Error| Error::Create { path: relative.clone(), source };
+        let mut made = PathBuf::from(ROOT);
+        for part in relative.parent().iter().flat_map(|p| p.iter()) {
+            made.push(part);
+            create_dir(&made).map_err(failed)?;
+            enable_all(&made).map_err(failed)?;
+        }
+        create_dir(&path).map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+        let cgroup = Cgroup { path, fd };
+        match cgroup.limit(linux) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                cgroup.remove();
+                Err(error)
+            }
+        }
+    }
+
+    fn limit(&self, linux: Option<&Linux>) -> Result<(), Error> {
+        let resources = linux.and_then(|l| l.resources().as_ref());
+        for (file, value) in resources.map(resources::settings).transpose()?.unwrap_or_default() {
+            self.write(&file, &value)?;
+        }
+        let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
+        let program = sys::bpf_load_device(&device_program::generate(devices)).map_err(Error::Devices)?;
+        sys::bpf_attach_device(program.as_fd(), self.fd()).map_err(Error::Devices)
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<(), Error> {
+        let failed = |source| Error::Write { file: file.to_owned(), value: value.to_owned(), source };
+        fs::OpenOptions::new()
+            .write(true)
+            .open(self.path.join(file))
+            .and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes()))
+            .map_err(failed)
+    }
+
+    /// For CLONE_INTO_CGROUP.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Absolute, in the guest.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Kills every process in it.
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Sends a signal to every process in it.
+    pub fn signal(&self, signal: rustix::process::Signal) -> io::Result<()> {
+        for pid in fs::read_to_string(self.path.join("cgroup.procs"))?.lines() {
+            if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, signal); // it may have ended meanwhile
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel has killed one of its processes for want of memory.
+    pub fn oom_killed(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        count(&events, "oom_kill") > 0
+    }
+
+    /// Whether a process is in it, or in one below.
+    pub fn populated(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("cgroup.events")).unwrap_or_default();
+        count(&events, "populated") > 0
+    }
+
+    /// Removes it and those the container made below; its parents stay, as other containers may use them.
+    pub fn remove(&self) {
+        remove_tree(&self.path, 0);
+    }
+}
+
+fn remove_tree(path: &Path, depth: usize) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if depth < 64 && entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_tree(&entry.path(), depth + 1);
+        }
+    }
+    if let Err(error) = fs::remove_dir(path) {
+        log::warn!("cannot remove the cgroup {}: {error}", path.display());
+    }
+}
+
+fn count(events: &str, key: &str) -> u64 {
+    let value = events.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or(0)
+}
+
+fn create_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives the cgroup's children every controller that there is.
+pub fn enable_all(path: &Path) -> io::Result<()> {
+    let controllers = fs::read_to_string(path.join("cgroup.controllers"))?;
+    let all: Vec<String> = controllers.split_ascii_whitespace().map(|c| format!("+{c}")).collect();
+    if all.is_empty() { Ok(()) } else { fs::write(path.join("cgroup.subtree_control"), all.join(" ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn events_are_counted() {
+        let events = "low 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n";
+        assert_eq!(count(events, "oom_kill"), 2);
+        assert_eq!(count(events, "oom"), 1);
+        assert_eq!(count("", "oom"), 0);
+    }
+}

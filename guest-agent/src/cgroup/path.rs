@@ -1,0 +1,82 @@
+//! From linux.cgroupsPath to a directory below the hierarchy's root.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Error;
+
+/// `given` as a path (`/a/b`), or as systemd's `slice:prefix:name`, or the container's id where it is absent.
+pub fn of(given: Option<&Path>, container_id: &str) -> Result<PathBuf, Error> {
+    let given = given.unwrap_or(Path::new(""));
+    let text = given.to_str().ok_or(Error::Path("is not UTF-8"))?;
+    if let [slice, prefix, name] = text.split(':').collect::<Vec<_>>()[..] {
+        if !text.contains('/') {
+            return systemd(slice, prefix, name);
+        }
+    }
+    let mut path = PathBuf::new();
+    for part in given.components() {
+        match part {
+            Component::Normal(part) => path.push(part),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir => return Err(Error::Path("contains `..`")),
+            Component::Prefix(_) => return Err(Error::Path("is not a path")),
+        }
+    }
+    Ok(if path.as_os_str().is_empty() { PathBuf::from(container_id) } else { path })
+}
+
+/// A slice's name holds its ancestors: `a-b.slice` lies in `a.slice`.
+fn systemd(slice: &str, prefix: &str, name: &str) -> Result<PathBuf, Error> {
+    let slice = if slice.is_empty() { "system.slice" } else { slice };
+    let stem = slice.strip_suffix(".slice").ok_or(Error::Path("its first part must end in `.slice`"))?;
+    if name.is_empty() {
+        return Err(Error::Path("its last part, the name, is empty"));
+    }
+    let mut path = PathBuf::new();
+    if stem != "-" {
+        let parts: Vec<&str> = stem.split('-').collect();
+        if parts.iter().any(|p| p.is_empty()) {
+            return Err(Error::Path("its slice has an empty part"));
+        }
+        for end in 1..=parts.len() {
+            path.push(format!("{}.slice", parts[..end].join("-")));
+        }
+    }
+    let unit = match (name.ends_with(".slice"), prefix.is_empty()) {
+        (true, _) => name.to_owned(),
+        (false, true) => format!("{name}.scope"),
+        (false, false) => format!("{prefix}-{name}.scope"),
+    };
+    path.push(unit);
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(given: &str) -> Result<String, String> {
+        of(Some(Path::new(given)), "id").map(|p| p.display().to_string()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn plain_paths_stay_below_the_root() {
+        assert_eq!(path("/docker/abc").unwrap(), "docker/abc");
+        assert_eq!(path("a/./b//c").unwrap(), "a/b/c");
+        assert_eq!(path("").unwrap(), "id");
+        assert_eq!(path("/").unwrap(), "id");
+        assert_eq!(of(None, "id").unwrap(), Path::new("id"));
+        assert!(path("/a/../../b").is_err());
+    }
+
+    #[test]
+    fn systemd_names_become_scopes_in_slices() {
+        assert_eq!(path("system.slice:docker:abc").unwrap(), "system.slice/docker-abc.scope");
+        assert_eq!(path(":runc:abc").unwrap(), "system.slice/runc-abc.scope");
+        assert_eq!(path("a-b-c.slice::x").unwrap(), "a.slice/a-b.slice/a-b-c.slice/x.scope");
+        assert_eq!(path("-.slice:p:x").unwrap(), "p-x.scope");
+        assert!(path("nonsense:p:x").is_err());
+        assert!(path("a--b.slice:p:x").is_err());
+        assert!(path("a.slice:p:").is_err());
+    }
+}

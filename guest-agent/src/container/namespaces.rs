@@ -1,0 +1,111 @@
+//! Making the process in its namespaces: most by flags of clone3(2), two by what the parent's children get.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use oci_spec::runtime::Linux;
+
+use super::{Error, step};
+use crate::cgroup::Cgroup;
+use crate::spec::Namespaces;
+use crate::{boot, sys};
+
+/// Namespaces that exist and are to be joined, opened while their paths can be reached.
+pub struct Joined(pub Vec<(i32, OwnedFd)>);
+
+impl Joined {
+    /// Opens all of them.
+    pub fn open(namespaces: &Namespaces) -> Result<Joined, Error> {
+        let mut opened = Vec::new();
+        for (flag, path) in &namespaces.joined {
+            let file = File::open(path).map_err(step::<io::Error>(format!("join the namespace {path:?}")))?;
+            opened.push((*flag, OwnedFd::from(file)));
+        }
+        // The user namespace first: it decides what may be done to the others.
+        opened.sort_by_key(|(flag, _)| *flag != libc::CLONE_NEWUSER);
+        Ok(Joined(opened))
+    }
+
+    fn get(&self, flag: i32) -> Option<&OwnedFd> {
+        self.0.iter().find(|(f, _)| *f == flag).map(|(_, fd)| fd)
+    }
+}
+
+/// Flags for clone3(2). Left to the child: cgroup, because it must be in its cgroup first; and, in a joined user
+/// namespace, all that are to belong to that one.
+pub fn clone_flags(namespaces: &Namespaces) -> i32 {
+    let mut flags = namespaces.new & !(libc::CLONE_NEWCGROUP | libc::CLONE_NEWTIME);
+    if namespaces.joined.iter().any(|(flag, _)| *flag == libc::CLONE_NEWUSER) {
+        flags &= libc::CLONE_NEWPID;
+    }
+    flags
+}
+
+/// Flags for the child's own unshare(2), besides cgroup.
+pub fn unshare_flags(namespaces: &Namespaces) -> i32 {
+    namespaces.new & !clone_flags(namespaces) & !(libc::CLONE_NEWCGROUP | libc::CLONE_NEWTIME)
+}
+
+/// Clones. A pid or time namespace cannot be entered by a process, only by its children: so the agent points its own
+/// children there for the moment of the clone.
+pub fn clone(
+    namespaces: &Namespaces,
+    joined: &Joined,
+    linux: Option<&Linux>,
+    cgroup: &Cgroup,
+) -> Result<sys::Cloned, Error> {
+    let _pid = joined.get(libc::CLONE_NEWPID).map(|fd| Detour::join(fd, libc::CLONE_NEWPID, "pid")).transpose()?;
+    let _time = match joined.get(libc::CLONE_NEWTIME) {
+        Some(fd) => Some(Detour::join(fd, libc::CLONE_NEWTIME, "time")?),
+        None if namespaces.is_new(libc::CLONE_NEWTIME) => Some(Detour::new_time(linux)?),
+        None => None,
+    };
+    let flags = clone_flags(namespaces) as u64;
+    let cloned = sys::clone3(flags, Some(cgroup.fd())).map_err(step("create the container's process"))?;
+    if matches!(cloned, sys::Cloned::Child) {
+        // The way back is the parent's.
+        std::mem::forget((_pid, _time));
+    }
+    Ok(cloned)
+}
+
+/// The agent's children go to another namespace until this is dropped.
+struct Detour {
+    home: File,
+    flag: i32,
+}
+
+impl Detour {
+    fn begin(flag: i32, name: &str) -> Result<Detour, Error> {
+        let home =
+            File::open(format!("/proc/self/ns/{name}")).map_err(step::<io::Error>("open the agent's namespaces"))?;
+        Ok(Detour { home, flag })
+    }
+
+    fn join(fd: &OwnedFd, flag: i32, name: &str) -> Result<Detour, Error> {
+        let detour = Detour::begin(flag, name)?;
+        sys::setns(fd.as_fd(), flag).map_err(step(format!("join the {name} namespace")))?;
+        Ok(detour)
+    }
+
+    fn new_time(linux: Option<&Linux>) -> Result<Detour, Error> {
+        let detour = Detour::begin(libc::CLONE_NEWTIME, "time")?;
+        sys::unshare(libc::CLONE_NEWTIME).map_err(step("create a time namespace"))?;
+        for (clock, offset) in linux.iter().flat_map(|l| l.time_offsets().iter().flatten()) {
+            let text = format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+            std::fs::write("/proc/self/timens_offsets", &text)
+                .map_err(step::<io::Error>(format!("set linux.timeOffsets {text:?}")))?;
+        }
+        Ok(detour)
+    }
+}
+
+impl Drop for Detour {
+    fn drop(&mut self) {
+        if let Err(error) = sys::setns(self.home.as_fd(), self.flag) {
+            log::error!("the agent cannot return from a container's namespace: {error}");
+            boot::power_off();
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The container's file systems: what is mounted where, and how a path is kept inside the container's root.
+
+pub mod devices;
+pub mod fs;
+pub mod options;
+pub mod resolve;
+pub mod rootfs;
+
+use std::io;
+use std::path::PathBuf;
+
+/// Something of the container's file systems that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A mount of config.json.
+    #[error("cannot mount {source_path:?} ({fs_type}) at {target:?}: {error}")]
+    Mount {
+        /// What.
+        source_path: PathBuf,
+        /// Its type.
+        fs_type: String,
+        /// Where, inside the container.
+        target: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+    /// A source of a bind mount.
+    #[error("cannot bind mount {source_path:?} at {target:?}: {error}")]
+    Bind {
+        /// What.
+        source_path: PathBuf,
+        /// Where, inside the container.
+        target: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+    /// A path inside the container that could not be made or opened.
+    #[error("cannot {action} {path:?} in the container's root: {error}")]
+    Path {
+        /// A verb.
+        action: &'static str,
+        /// Inside the container.
+        path: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+    /// Something mounted over a part of /proc that security depends on.
+    #[error("{0:?} cannot be mounted because it is inside /proc")]
+    InsideProc(PathBuf),
+    /// One of the steps without a path.
+    #[error("cannot {step}: {error}")]
+    Step {
+        /// A verb and its object.
+        step: &'static str,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}

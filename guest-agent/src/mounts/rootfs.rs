@@ -1,0 +1,164 @@
+//! The container's root, from the empty mount namespace to the finished tree.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
+use super::fs::{Context, mount, waits_for_devices};
+use super::resolve::{Kind, Root, proc_path};
+use super::{Error, devices, options};
+use crate::spec::Plan;
+use crate::sys::{self, MountAttr};
+
+fn step<T, E: Into<io::Error>>(step: &'static str, result: Result<T, E>) -> Result<T, Error> {
+    result.map_err(|e| Error::Step { step, error: e.into() })
+}
+
+/// Mounts everything below root.path and makes it the root directory.
+pub fn enter(plan: &Plan, cgroup: &Path) -> Result<(), Error> {
+    let linux = plan.spec.linux().as_ref();
+    let given = linux.and_then(|l| l.rootfs_propagation().as_deref()).filter(|p| !p.is_empty());
+    let propagation = match given {
+        Some(name) => match options::root_propagation(name) {
+            Some(flags) => Some(flags),
+            None => return step("apply linux.rootfsPropagation", Err(Errno::INVAL)),
+        },
+        None => None,
+    };
+    // Nothing the container mounts may reach the guest's namespace, unless asked for.
+    let outward = propagation.unwrap_or(MountPropagationFlags::DOWNSTREAM) | MountPropagationFlags::REC;
+    step("change the propagation of /", rustix::mount::mount_change("/", outward))?;
+    step("detach root.path", rustix::mount::mount_bind_recursive(plan.root(), plan.root()).map_err(io::Error::from))
+        .map_err(|e| named_root(e, plan.root()))?;
+    step("make root.path private", rustix::mount::mount_change(plan.root(), MountPropagationFlags::PRIVATE))?;
+    let root = step("open root.path", Root::open(plan.root()))?;
+    let own_cgroup_namespace = plan.namespaces.is_own(libc::CLONE_NEWCGROUP);
+    let context = Context { root: &root, own_cgroup_namespace, cgroup };
+    for entry in &plan.mounts {
+        mount(entry, &context)?;
+    }
+    let asked = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
+    if !binds_dev(plan) {
+        devices::create(&root, asked, plan.namespaces.is_own(libc::CLONE_NEWUSER))?;
+    }
+    let cwd = plan.process().cwd();
+    root.get_or_create(cwd, Kind::Directory).map_err(|error| Error::Path {
+        action: "create process.cwd",
+        path: cwd.clone(),
+        error,
+    })?;
+    pivot(&root)?;
+    if let Some(flags) = propagation {
+        step("apply linux.rootfsPropagation", rustix::mount::mount_change("/", flags))?;
+    }
+    Ok(())
+}
+
+fn named_root(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Step { error, .. } => Error::Path { action: "use as root", path: path.to_owned(), error },
+        other => other,
+    }
+}
+
+/// A /dev bound from elsewhere is taken as it is, as in runc.
+fn binds_dev(plan: &Plan) -> bool {
+    plan.mounts.iter().any(|m| m.options.bind && m.destination == Path::new("/dev"))
+}
+
+/// Makes the container's root the root, and lets the guest's go.
+fn pivot(root: &Root) -> Result<(), Error> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let old = step("open the old root", rustix::fs::open("/", flags, Mode::empty()))?;
+    step("change to root.path", rustix::process::chdir(root.path()))?;
+    match rustix::process::pivot_root(".", ".") {
+        Ok(()) => {
+            // The old root now lies on top of the new one, at the same place.
+            step("change to the old root", rustix::process::fchdir(&old))?;
+            let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+            step("detach the old root", rustix::mount::mount_change(".", slave))?;
+            step("detach the old root", rustix::mount::unmount(".", UnmountFlags::DETACH))?;
+        }
+        // root.path is on the initial root, which cannot be pivoted from.
+        Err(Errno::INVAL) => {
+            step("move the new root", rustix::mount::mount_move(".", "/"))?;
+            step("change the root", rustix::process::chroot("."))?;
+        }
+        Err(error) => return step("pivot to the new root", Err(error)),
+    }
+    step("change to the new root", rustix::process::chdir("/"))
+}
+
+/// What makes parts of the tree unwritable; after it, nothing more can be made in them.
+pub fn seal(plan: &Plan) -> Result<(), Error> {
+    if let Some(dev) = plan.mounts.iter().find(|m| waits_for_devices(m)) {
+        let flags = dev.options.flags | MountFlags::BIND;
+        step("make /dev read-only", rustix::mount::mount_remount("/dev", flags, ""))?;
+    }
+    let linux = plan.spec.linux().as_ref();
+    if plan.read_only() {
+        set_read_only(Path::new("/")).map_err(|error| Error::Step { step: "make the root read-only", error })?;
+    }
+    for path in linux.iter().flat_map(|l| l.readonly_paths().iter().flatten()) {
+        read_only_path(Path::new(path)).map_err(|error| Error::Path {
+            action: "make read-only",
+            path: path.into(),
+            error,
+        })?;
+    }
+    for path in linux.iter().flat_map(|l| l.masked_paths().iter().flatten()) {
+        mask(Path::new(path)).map_err(|error| Error::Path { action: "mask", path: path.into(), error })?;
+    }
+    Ok(())
+}
+
+fn set_read_only(path: &Path) -> io::Result<()> {
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    sys::mount_setattr(fd.as_fd(), false, &MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })
+}
+
+fn open_if_there(path: &Path) -> io::Result<Option<std::os::fd::OwnedFd>> {
+    match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read_only_path(path: &Path) -> io::Result<()> {
+    let Some(fd) = open_if_there(path)? else { return Ok(()) };
+    let at = proc_path_or(path, &fd);
+    rustix::mount::mount_bind_recursive(&at, &at)?;
+    set_read_only(path)
+}
+
+fn mask(path: &Path) -> io::Result<()> {
+    let Some(fd) = open_if_there(path)? else { return Ok(()) };
+    let at = proc_path_or(path, &fd);
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+    if kind == FileType::Directory {
+        rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::RDONLY, None::<&std::ffi::CStr>)?;
+    } else {
+        let null = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        // A /dev/null that is something else would show what it should hide.
+        let found = rustix::fs::fstat(&null)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice
+            || found.st_rdev != rustix::fs::makedev(1, 3)
+        {
+            return Err(io::Error::from_raw_os_error(libc::ENXIO));
+        }
+        rustix::mount::mount_bind(proc_path_or(Path::new("/dev/null"), &null), at)?;
+    }
+    Ok(())
+}
+
+/// By descriptor where the container has a /proc, else by path: from here on the container's root is the only one.
+fn proc_path_or(path: &Path, fd: &std::os::fd::OwnedFd) -> std::path::PathBuf {
+    let by_fd = proc_path(fd.as_fd());
+    if Path::new(&by_fd).exists() { by_fd.into() } else { path.to_owned() }
+}

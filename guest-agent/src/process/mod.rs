@@ -1,0 +1,6 @@
+//! What a container's first process is, apart from where it lives: user, capabilities, limits, program.
+
+pub mod caps;
+pub mod identity;
+pub mod limits;
+pub mod lookup;

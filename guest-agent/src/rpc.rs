@@ -1,0 +1,147 @@
+//! The calls of `agent.proto`: checks arguments, delegates, and gives errors their ttrpc codes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use agent_protocol::agent::{
+    CreateContainerRequest, CreateContainerResponse, Empty, GuestStatus, ResizeTerminalRequest, SignalContainerRequest,
+    StartContainerRequest, StartContainerResponse, WaitContainerRequest, WaitContainerResponse,
+};
+use agent_protocol::agent_ttrpc;
+use async_trait::async_trait;
+use ttrpc::r#async::TtrpcContext;
+
+use crate::agent::Agent;
+use crate::container::{self, Error};
+
+/// Nanoseconds of CLOCK_BOOTTIME.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
+/// The service that ttrpc calls.
+pub struct Service(pub Arc<Agent>);
+
+fn status(error: Error) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(error.code(), error.to_string()))
+}
+
+/// Runs in a task of its own: a client that goes away must not leave a call half done.
+async fn whole<T, F>(work: F) -> ttrpc::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+{
+    match tokio::spawn(work).await {
+        Ok(result) => result.map_err(status),
+        Err(error) => Err(ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, error.to_string()))),
+    }
+}
+
+#[async_trait]
+impl agent_ttrpc::Agent for Service {
+    async fn create_container(
+        &self,
+        _ctx: &TtrpcContext,
+        request: CreateContainerRequest,
+    ) -> ttrpc::Result<CreateContainerResponse> {
+        let agent = self.0.clone();
+        whole(async move {
+            let received_ns = now_ns();
+            let created = container::create(&agent, request).await?;
+            Ok(CreateContainerResponse {
+                agent_listening_ns: agent.listening_ns,
+                received_ns,
+                rootfs_mounted_ns: created.mounted_ns,
+                replied_ns: now_ns(),
+                pid: created.pid,
+                ..Default::default()
+            })
+        })
+        .await
+    }
+
+    async fn start_container(
+        &self,
+        _ctx: &TtrpcContext,
+        request: StartContainerRequest,
+    ) -> ttrpc::Result<StartContainerResponse> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        whole(async move {
+            let executed_ns = container.start().await?;
+            Ok(StartContainerResponse { executed_ns, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn wait_container(
+        &self,
+        _ctx: &TtrpcContext,
+        request: WaitContainerRequest,
+    ) -> ttrpc::Result<WaitContainerResponse> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let end = container.wait().await.map_err(status)?;
+        Ok(WaitContainerResponse {
+            exit_status: end.exit.status,
+            signal: end.exit.signal,
+            oom_killed: end.oom_killed,
+            exited_ns: end.exit.at_ns,
+            ..Default::default()
+        })
+    }
+
+    async fn signal_container(&self, _ctx: &TtrpcContext, request: SignalContainerRequest) -> ttrpc::Result<Empty> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        container.signal(request.signal, request.all).map_err(status)?;
+        Ok(Empty::default())
+    }
+
+    async fn resize_terminal(&self, _ctx: &TtrpcContext, request: ResizeTerminalRequest) -> ttrpc::Result<Empty> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let size = request.size.into_option().unwrap_or_default();
+        container.resize(size.rows, size.columns).map_err(status)?;
+        Ok(Empty::default())
+    }
+
+    async fn get_guest_status(&self, _ctx: &TtrpcContext, _request: Empty) -> ttrpc::Result<GuestStatus> {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = meminfo_bytes(&meminfo, "MemTotal:");
+        Ok(GuestStatus {
+            kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            memory_used_bytes: total.saturating_sub(meminfo_bytes(&meminfo, "MemAvailable:")),
+            memory_total_bytes: total,
+            agent_listening_ns: self.0.listening_ns,
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(&self, _ctx: &TtrpcContext, _request: Empty) -> ttrpc::Result<Empty> {
+        let agent = self.0.clone();
+        whole(async move {
+            agent.containers.end_all(&agent).await;
+            Ok(())
+        })
+        .await?;
+        // The reply is the next thing the connection writes, and when it has left the machine is reset.
+        self.0.ending.store(true, Ordering::Relaxed);
+        Ok(Empty::default())
+    }
+}
+
+fn meminfo_bytes(meminfo: &str, key: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
+    let kib: Option<u64> = line.and_then(|l| l.split_ascii_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn meminfo_is_read() {
+        let text = "MemTotal:         507436 kB\nMemFree:  12 kB\n";
+        assert_eq!(super::meminfo_bytes(text, "MemTotal:"), 507436 * 1024);
+        assert_eq!(super::meminfo_bytes(text, "MemAvailable:"), 0);
+    }
+}

@@ -1,0 +1,372 @@
+//! What the agent makes of a config.json: everything that can be checked or computed before a process exists.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    Capabilities, IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerFlag,
+    LinuxSchedulerPolicy, Process, Spec,
+};
+
+use crate::mounts::options::{self, MountOptions};
+use crate::process::caps;
+use crate::seccomp;
+use crate::sys::SchedAttr;
+
+/// A config.json that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not JSON, or not of the schema; serde_json names line and column.
+    #[error("config.json: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A field without which nothing can run.
+    #[error("config.json: {0} is missing")]
+    Missing(&'static str),
+    /// A field that has no effect here, and is therefore refused.
+    #[error("config.json: {field} is not supported in the guest: {reason}")]
+    Unsupported {
+        /// As in the specification.
+        field: String,
+        /// One clause.
+        reason: &'static str,
+    },
+    /// A value that means nothing.
+    #[error("config.json: {field}: {problem}")]
+    Invalid {
+        /// As in the specification.
+        field: String,
+        /// One clause.
+        problem: String,
+    },
+    /// From the mount options.
+    #[error("config.json: mounts[{index}]: {source}")]
+    Mount {
+        /// Position in the list.
+        index: usize,
+        /// What is wrong.
+        source: options::Error,
+    },
+    /// From the seccomp profile.
+    #[error("config.json: linux.seccomp: {0}")]
+    Seccomp(#[from] seccomp::Error),
+}
+
+fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Error {
+    Error::Invalid { field: field.into(), problem: problem.into() }
+}
+
+/// One mount, its options taken apart.
+pub struct MountPlan {
+    /// Inside the container.
+    pub destination: PathBuf,
+    /// File system type; empty for a bind mount without one.
+    pub fs_type: String,
+    /// Path in the guest, or a name that the file system may show.
+    pub source: PathBuf,
+    /// Flags, data, propagation.
+    pub options: MountOptions,
+}
+
+/// A checked config.json with all that was computed from it.
+pub struct Plan {
+    /// The text itself, for what is applied as it stands.
+    pub spec: Spec,
+    /// process.args.
+    pub args: Vec<CString>,
+    /// process.env.
+    pub env: Vec<CString>,
+    /// mounts, in order.
+    pub mounts: Vec<MountPlan>,
+    /// Namespaces to make, and to join.
+    pub namespaces: Namespaces,
+    /// Numbers of capabilities by set.
+    pub caps: caps::Sets,
+    /// Compiled filter.
+    pub seccomp: Option<seccomp::Program>,
+    /// process.scheduler.
+    pub scheduler: Option<SchedAttr>,
+    /// process.ioPriority as class and level.
+    pub io_priority: Option<(u32, u32)>,
+    /// linux.personality.
+    pub personality: Option<u64>,
+}
+
+/// CLONE_NEW… flags of the new namespaces and paths of the others.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// All that are new.
+    pub new: i32,
+    /// Flag and path of those to join.
+    pub joined: Vec<(i32, PathBuf)>,
+}
+
+impl Namespaces {
+    /// Whether the container has a new one of this kind.
+    pub fn is_new(&self, flag: i32) -> bool {
+        self.new & flag != 0
+    }
+
+    /// Whether the container has not the guest's own.
+    pub fn is_own(&self, flag: i32) -> bool {
+        self.is_new(flag) || self.joined.iter().any(|(f, _)| *f == flag)
+    }
+}
+
+impl Plan {
+    /// Reads and checks the text. Hooks are the host's affair: it runs them, or refuses them, and none reaches the agent's
+    /// attention here.
+    pub fn new(json: &[u8]) -> Result<Plan, Error> {
+        let spec: Spec = serde_json::from_slice(json)?;
+        refuse(&spec)?;
+        let process = spec.process().as_ref().ok_or(Error::Missing("process"))?;
+        let root = spec.root().as_ref().ok_or(Error::Missing("root"))?;
+        if !root.path().is_absolute() {
+            return Err(invalid("root.path", "must be an absolute path in the guest"));
+        }
+        let args = c_strings("process.args", process.args().as_deref().unwrap_or_default())?;
+        if args.is_empty() {
+            return Err(Error::Missing("process.args"));
+        }
+        let env = c_strings("process.env", process.env().as_deref().unwrap_or_default())?;
+        if !process.cwd().is_absolute() {
+            return Err(invalid("process.cwd", "must be an absolute path"));
+        }
+        let linux = spec.linux().as_ref();
+        let seccomp = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::compile).transpose()?;
+        Ok(Plan {
+            args,
+            env,
+            mounts: mounts(&spec)?,
+            namespaces: namespaces(&spec)?,
+            caps: capability_sets(process),
+            seccomp,
+            scheduler: scheduler(process)?,
+            io_priority: io_priority(process)?,
+            personality: personality(&spec)?,
+            spec,
+        })
+    }
+
+    /// process, which [`Plan::new`] has seen.
+    pub fn process(&self) -> &Process {
+        static NONE: std::sync::OnceLock<Process> = std::sync::OnceLock::new();
+        self.spec.process().as_ref().unwrap_or_else(|| NONE.get_or_init(Process::default))
+    }
+
+    /// root.path.
+    pub fn root(&self) -> &Path {
+        self.spec.root().as_ref().map_or(Path::new("/nonexistent"), |r| r.path())
+    }
+
+    /// root.readonly.
+    pub fn read_only(&self) -> bool {
+        self.spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false)
+    }
+
+    /// process.terminal.
+    pub fn terminal(&self) -> bool {
+        self.process().terminal().unwrap_or(false)
+    }
+}
+
+/// Refuses by name what the agent would otherwise have to ignore.
+fn refuse(spec: &Spec) -> Result<(), Error> {
+    let no = |field: &str, reason| Err(Error::Unsupported { field: field.to_owned(), reason });
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|t| !t.is_empty());
+    if let Some(process) = spec.process() {
+        if given(process.apparmor_profile()) {
+            return no("process.apparmorProfile", "its kernel has no AppArmor");
+        }
+        if given(process.selinux_label()) {
+            return no("process.selinuxLabel", "its kernel has no SELinux");
+        }
+        if process.exec_cpu_affinity().is_some() {
+            return no("process.execCPUAffinity", "it applies to exec only");
+        }
+    }
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    if given(linux.mount_label()) {
+        return no("linux.mountLabel", "its kernel has no SELinux");
+    }
+    if linux.intel_rdt().is_some() {
+        return no("linux.intelRdt", "the cache is the host's to divide");
+    }
+    if linux.memory_policy().is_some() {
+        return no("linux.memoryPolicy", "the guest has one memory node");
+    }
+    if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
+        return no("linux.netDevices", "host devices cannot move into it");
+    }
+    if let Some(mount) =
+        spec.mounts().iter().flatten().find(|m| m.uid_mappings().is_some() || m.gid_mappings().is_some())
+    {
+        let field = format!("mounts[{}].uidMappings", mount.destination().display());
+        return no(&field, "the shared file system has no idmapped mounts");
+    }
+    Ok(())
+}
+
+fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, Error> {
+    let convert = |(i, s): (usize, &String)| {
+        CString::new(s.as_str()).map_err(|_| invalid(format!("{field}[{i}]"), "contains a zero byte"))
+    };
+    strings.iter().enumerate().map(convert).collect()
+}
+
+fn mounts(spec: &Spec) -> Result<Vec<MountPlan>, Error> {
+    let mut plans = Vec::new();
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let options = options::parse(mount.options().as_deref().unwrap_or_default())
+            .map_err(|source| Error::Mount { index, source })?;
+        if mount.destination().as_os_str().is_empty() {
+            return Err(invalid(format!("mounts[{index}].destination"), "is empty"));
+        }
+        plans.push(MountPlan {
+            destination: mount.destination().clone(),
+            fs_type: mount.typ().clone().unwrap_or_default(),
+            source: mount.source().clone().unwrap_or_default(),
+            options,
+        });
+    }
+    Ok(plans)
+}
+
+fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
+    let mut result = Namespaces::default();
+    for namespace in spec.linux().iter().flat_map(|l| l.namespaces().iter().flatten()) {
+        let flag = match namespace.typ() {
+            LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+            LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+            LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+            LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+            LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+            LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+            LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+            LinuxNamespaceType::Time => libc::CLONE_NEWTIME,
+        };
+        if result.is_own(flag) {
+            return Err(invalid("linux.namespaces", format!("{} is given twice", namespace.typ())));
+        }
+        match namespace.path().as_ref().filter(|p| !p.as_os_str().is_empty()) {
+            Some(path) => result.joined.push((flag, path.clone())),
+            None => result.new |= flag,
+        }
+    }
+    if !result.is_own(libc::CLONE_NEWNS) {
+        return Err(invalid("linux.namespaces", "mount is missing: a container cannot change the guest's own mounts"));
+    }
+    let joins = |flag| result.joined.iter().any(|(f, _)| *f == flag);
+    if joins(libc::CLONE_NEWNS) {
+        return Err(invalid(
+            "linux.namespaces",
+            "a mount namespace cannot be joined: the container's root is made in a new one",
+        ));
+    }
+    if joins(libc::CLONE_NEWUSER) && result.is_new(libc::CLONE_NEWPID) {
+        return Err(invalid(
+            "linux.namespaces",
+            "a new pid namespace in a joined user namespace is not supported in the guest",
+        ));
+    }
+    if let Some(linux) = spec.linux() {
+        let mapped = linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty());
+        if mapped && !result.is_own(libc::CLONE_NEWUSER) {
+            return Err(invalid("linux.uidMappings", "needs a user namespace"));
+        }
+        if !mapped && result.is_new(libc::CLONE_NEWUSER) {
+            return Err(invalid("linux.uidMappings", "a new user namespace needs mappings"));
+        }
+        if linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()) && !result.is_new(libc::CLONE_NEWTIME) {
+            return Err(invalid("linux.timeOffsets", "needs a new time namespace"));
+        }
+    }
+    // The kernel checks these two with the guest's names otherwise.
+    if spec.hostname().is_some() && !result.is_own(libc::CLONE_NEWUTS) {
+        return Err(invalid("hostname", "needs a UTS namespace"));
+    }
+    if spec.domainname().is_some() && !result.is_own(libc::CLONE_NEWUTS) {
+        return Err(invalid("domainname", "needs a UTS namespace"));
+    }
+    Ok(result)
+}
+
+fn capability_sets(process: &Process) -> caps::Sets {
+    let bits = |set: Option<&Capabilities>| set.map_or(0, caps::bits);
+    let Some(given) = process.capabilities() else { return caps::Sets::default() };
+    caps::Sets {
+        bounding: bits(given.bounding().as_ref()),
+        effective: bits(given.effective().as_ref()),
+        permitted: bits(given.permitted().as_ref()),
+        inheritable: bits(given.inheritable().as_ref()),
+        ambient: bits(given.ambient().as_ref()),
+    }
+}
+
+fn scheduler(process: &Process) -> Result<Option<SchedAttr>, Error> {
+    let Some(given) = process.scheduler() else { return Ok(None) };
+    let policy = match given.policy() {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => return Err(invalid("process.scheduler.policy", "Linux has no SCHED_ISO")),
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    };
+    let mut flags = 0;
+    for flag in given.flags().iter().flatten() {
+        flags |= match flag {
+            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+            LinuxSchedulerFlag::SchedFlagUtilClampMin | LinuxSchedulerFlag::SchedFlagUtilClampMax => {
+                return Err(invalid(
+                    "process.scheduler.flags",
+                    "utilisation clamps have no value in the specification",
+                ));
+            }
+        };
+    }
+    let priority = u32::try_from(given.priority().unwrap_or(0))
+        .map_err(|_| invalid("process.scheduler.priority", "is negative"))?;
+    Ok(Some(SchedAttr {
+        policy,
+        flags,
+        nice: given.nice().unwrap_or(0),
+        priority,
+        runtime: given.runtime().unwrap_or(0),
+        deadline: given.deadline().unwrap_or(0),
+        period: given.period().unwrap_or(0),
+        ..SchedAttr::default()
+    }))
+}
+
+fn io_priority(process: &Process) -> Result<Option<(u32, u32)>, Error> {
+    let Some(given) = process.io_priority() else { return Ok(None) };
+    let class = match given.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    match u32::try_from(given.priority()) {
+        Ok(level @ 0..=7) => Ok(Some((class, level))),
+        _ => Err(invalid("process.ioPriority.priority", "must be between 0 and 7")),
+    }
+}
+
+fn personality(spec: &Spec) -> Result<Option<u64>, Error> {
+    let Some(given) = spec.linux().as_ref().and_then(|l| l.personality().as_ref()) else { return Ok(None) };
+    if given.flags().as_ref().is_some_and(|f| !f.is_empty()) {
+        return Err(invalid("linux.personality.flags", "the specification defines none"));
+    }
+    Ok(Some(match given.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    }))
+}
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

@@ -1,0 +1,83 @@
+use super::*;
+
+fn plan(extra_process: &str, extra: &str) -> Result<Plan, String> {
+    let json = format!(
+        r#"{{"ociVersion":"1.2.0","process":{{"user":{{"uid":0,"gid":0}},"args":["sh"],"cwd":"/"{extra_process}}},
+            "root":{{"path":"/run/sandbox/share/rootfs"}}{extra}}}"#
+    );
+    Plan::new(json.as_bytes()).map_err(|e| e.to_string())
+}
+
+const NAMESPACES: &str = r#""namespaces":[{"type":"mount"},{"type":"pid"}]"#;
+
+fn with_linux(fields: &str) -> Result<Plan, String> {
+    plan("", &format!(r#","linux":{{{NAMESPACES}{fields}}}"#))
+}
+
+#[test]
+fn a_small_config_is_enough() {
+    let plan = with_linux("").unwrap();
+    assert_eq!(plan.args, [c"sh".to_owned()]);
+    assert_eq!(plan.namespaces.new, libc::CLONE_NEWNS | libc::CLONE_NEWPID);
+    assert_eq!(plan.caps, caps::Sets::default());
+    assert!(!plan.terminal() && !plan.read_only());
+}
+
+#[test]
+fn what_has_no_effect_is_refused_by_name() {
+    let process = |field: &str| plan(&format!(",{field}"), &format!(r#","linux":{{{NAMESPACES}}}"#)).err().unwrap();
+    assert!(process(r#""apparmorProfile":"docker-default""#).contains("process.apparmorProfile"));
+    assert!(process(r#""selinuxLabel":"x""#).contains("process.selinuxLabel"));
+    assert!(process(r#""execCPUAffinity":{"initial":"0"}"#).contains("execCPUAffinity"));
+    let linux = |field: &str| with_linux(&format!(",{field}")).err().unwrap();
+    assert!(linux(r#""intelRdt":{"closID":"a"}"#).contains("linux.intelRdt"));
+    assert!(linux(r#""mountLabel":"x""#).contains("linux.mountLabel"));
+    assert!(linux(r#""seccomp":{"defaultAction":"SCMP_ACT_NOTIFY"}"#).contains("SCMP_ACT_NOTIFY"));
+    assert!(plan(r#","apparmorProfile":"""#, &format!(r#","linux":{{{NAMESPACES}}}"#)).is_ok());
+}
+
+#[test]
+fn errors_name_the_field_or_the_place() {
+    assert!(plan("", "").err().unwrap().contains("mount is missing"));
+    let error = Plan::new(b"{\n  \"ociVersion\": 1}").err().unwrap().to_string();
+    assert!(error.contains("line 2 column"), "{error}");
+    let error = plan(r#","scheduler":{"policy":"SCHED_ISO"}"#, &format!(r#","linux":{{{NAMESPACES}}}"#)).err().unwrap();
+    assert!(error.contains("process.scheduler.policy"));
+    let io = |p: i64| {
+        let process = format!(r#","ioPriority":{{"class":"IOPRIO_CLASS_BE","priority":{p}}}"#);
+        plan(&process, &format!(r#","linux":{{{NAMESPACES}}}"#))
+    };
+    assert_eq!(io(4).unwrap().io_priority, Some((2, 4)));
+    assert!(io(8).is_err() && io(-1).is_err());
+}
+
+#[test]
+fn namespaces_must_make_sense_together() {
+    let namespaces = |list: &str, more: &str| {
+        plan("", &format!(r#","linux":{{"namespaces":[{list}]{more}}}"#)).map(|p| p.namespaces)
+    };
+    let joined = namespaces(r#"{"type":"mount"},{"type":"network","path":"/proc/1/ns/net"}"#, "").unwrap();
+    assert_eq!(joined.joined, [(libc::CLONE_NEWNET, PathBuf::from("/proc/1/ns/net"))]);
+    assert!(joined.is_own(libc::CLONE_NEWNET) && !joined.is_new(libc::CLONE_NEWNET));
+    assert!(namespaces(r#"{"type":"mount"},{"type":"mount"}"#, "").is_err());
+    assert!(namespaces(r#"{"type":"mount"},{"type":"user"}"#, "").unwrap_err().contains("uidMappings"));
+    assert!(namespaces(r#"{"type":"mount"}"#, r#","timeOffsets":{"boottime":{"secs":1}}"#).is_err());
+    assert!(plan("", &format!(r#","hostname":"x","linux":{{{NAMESPACES}}}"#)).err().unwrap().contains("UTS"));
+}
+
+#[test]
+fn zero_bytes_and_empty_args_are_refused() {
+    let json = r#"{"ociVersion":"1.2.0","process":{"user":{},"args":["a\u0000b"],"cwd":"/"},"root":{"path":"/r"}}"#;
+    assert!(Plan::new(json.as_bytes()).err().unwrap().to_string().contains("process.args[0]"));
+    let json = r#"{"ociVersion":"1.2.0","process":{"user":{},"cwd":"/"},"root":{"path":"/r"}}"#;
+    assert!(Plan::new(json.as_bytes()).err().unwrap().to_string().contains("process.args is missing"));
+    let json = r#"{"ociVersion":"1.2.0","process":{"user":{},"args":["a"],"cwd":"x"},"root":{"path":"/r"}}"#;
+    assert!(Plan::new(json.as_bytes()).err().unwrap().to_string().contains("process.cwd"));
+}
+
+#[test]
+fn capabilities_become_bits() {
+    let caps = r#","capabilities":{"bounding":["CAP_CHOWN","CAP_CHECKPOINT_RESTORE"],"effective":["CAP_KILL"]}"#;
+    let plan = plan(caps, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap();
+    assert_eq!((plan.caps.bounding, plan.caps.effective, plan.caps.permitted), (1 | 1 << 40, 1 << 5, 0));
+}

@@ -1,0 +1,150 @@
+//! Carries a container's input and output between its pipes (or terminal) and vsock streams.
+//!
+//! Each direction has one buffer of fixed size and reads again only when all of it is written, so a slow side slows the
+//! other down and nothing piles up.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::unix::pipe;
+use tokio_vsock::VsockStream;
+
+const BUFFER: usize = 128 * 1024;
+
+/// Large pipes mean few switches between the container and the agent.
+const PIPE: usize = 512 * 1024;
+
+/// One of a container's three descriptors: what the container gets.
+pub struct Inherited(pub OwnedFd);
+
+/// A pipe from the agent to the container.
+pub fn input() -> io::Result<(pipe::Sender, Inherited)> {
+    let (read, write) = container_pipe()?;
+    fcntl_setfl(&write, OFlags::NONBLOCK)?;
+    Ok((pipe::Sender::from_owned_fd(write)?, Inherited(read)))
+}
+
+/// A pipe from the container to the agent.
+pub fn output() -> io::Result<(pipe::Receiver, Inherited)> {
+    let (read, write) = container_pipe()?;
+    fcntl_setfl(&read, OFlags::NONBLOCK)?;
+    Ok((pipe::Receiver::from_owned_fd(read)?, Inherited(write)))
+}
+
+fn container_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let _ = fcntl_setpipe_size(&read, PIPE); // only speed
+    Ok((read, write))
+}
+
+/// Host → container, until the host ends its side or the container closes its standard input.
+pub async fn feed(mut host: VsockStream, mut container: pipe::Sender) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = tokio::select! {
+            read = host.read(&mut buffer) => read,
+            // The last reader of the pipe is gone.
+            _ = container.ready(Interest::ERROR) => break,
+        };
+        match read {
+            Ok(0) | Err(_) => break,
+            Ok(n) => {
+                if container.write_all(&buffer[..n]).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    drop(container);
+    let _ = host.shutdown(Shutdown::Both);
+}
+
+/// Container → host, until all writers have closed; then the host sees the end of the stream.
+pub async fn drain(mut container: pipe::Receiver, mut host: VsockStream) {
+    copy(&mut container, &mut host).await;
+    // Before the shutdown: a container that goes on writing gets EPIPE when the host is gone.
+    drop(container);
+    let _ = host.shutdown(Shutdown::Write);
+    wait_for_peer(host);
+}
+
+/// Keeps the stream until the host has seen its end: a stream that is dropped with data in flight is reset.
+fn wait_for_peer(host: VsockStream) {
+    tokio::spawn(async move {
+        let mut host = host;
+        let _ = tokio::time::timeout(LINGER, host.read(&mut [0; 1])).await;
+    });
+}
+
+/// How long a finished stream waits for the host to close it.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
+
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut VsockStream) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => {
+                if let Err(error) = to.write_all(&buffer[..n]).await {
+                    log::debug!("the host closed an output stream: {error}");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The agent's side of a container's terminal.
+pub type Master = Arc<AsyncFd<OwnedFd>>;
+
+/// Makes the master side usable by [`terminal`].
+pub fn master(fd: OwnedFd) -> io::Result<Master> {
+    fcntl_setfl(&fd, OFlags::NONBLOCK)?;
+    Ok(Arc::new(crate::sys::async_fd(fd)?))
+}
+
+/// Both directions of a terminal; ends when the last process has closed the slave side.
+pub async fn terminal(master: Master, host: VsockStream) {
+    let (mut from_host, mut to_host) = host.into_split();
+    let input = tokio::spawn({
+        let master = master.clone();
+        async move {
+            let mut buffer = vec![0; 4096];
+            while let Ok(n @ 1..) = from_host.read(&mut buffer).await {
+                if write_master(&master, &buffer[..n]).await.is_err() {
+                    break;
+                }
+            }
+            // The host hangs up: the container keeps its terminal, as it does when runc's caller goes away.
+            from_host
+        }
+    });
+    let mut buffer = vec![0; BUFFER];
+    // EIO: no slave is open any more.
+    while let Ok(n @ 1..) = master.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer)?)).await {
+        if to_host.write_all(&buffer[..n]).await.is_err() {
+            break;
+        }
+    }
+    let _ = to_host.shutdown().await;
+    tokio::spawn(async move {
+        let stop = input.abort_handle();
+        let _ = tokio::time::timeout(LINGER, input).await;
+        stop.abort();
+        drop(to_host);
+    });
+}
+
+async fn write_master(master: &Master, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = master.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, bytes)?)).await?;
+        bytes = &bytes[n..];
+    }
+    Ok(())
+}
