@@ -81,27 +81,15 @@ impl Bundle {
 
     /// The container's process has a terminal.
     pub fn wants_terminal(&self) -> bool {
-        self.spec
-            .process()
-            .as_ref()
-            .and_then(Process::terminal)
-            .unwrap_or(false)
+        self.spec.process().as_ref().and_then(Process::terminal).unwrap_or(false)
     }
 }
 
 fn json_error(path: PathBuf, error: &serde_json::Error) -> BundleError {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
-    let message = text
-        .strip_suffix(&format!(" at line {line} column {column}"))
-        .unwrap_or(&text)
-        .to_string();
-    BundleError::Json {
-        path,
-        line,
-        column,
-        message,
-    }
+    let message = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text).to_string();
+    BundleError::Json { path, line, column, message }
 }
 
 fn check(spec: &Spec) -> Result<(), BundleError> {
@@ -131,14 +119,7 @@ fn check_version(version: &str) -> Result<(), BundleError> {
 
 /// An error if a field that is not supported is there.
 fn refuse(present: bool, field: &str, reason: &'static str) -> Result<(), BundleError> {
-    if present {
-        Err(BundleError::Unsupported {
-            field: field.to_string(),
-            reason,
-        })
-    } else {
-        Ok(())
-    }
+    if present { Err(BundleError::Unsupported { field: field.to_string(), reason }) } else { Ok(()) }
 }
 
 fn check_sections(spec: &Spec) -> Result<(), BundleError> {
@@ -153,38 +134,23 @@ fn check_process(process: &Process) -> Result<(), BundleError> {
     if args.is_empty() {
         return Err(BundleError::Missing("process.args"));
     }
-    let invalid = |field: &str, reason: &str| {
-        Err(BundleError::Invalid {
-            field: field.to_string(),
-            reason: reason.to_string(),
-        })
-    };
+    let invalid =
+        |field: &str, reason: &str| Err(BundleError::Invalid { field: field.to_string(), reason: reason.to_string() });
     if args[0].is_empty() {
         return invalid("process.args[0]", "the command's name is empty");
     }
     let environment = process.env().as_deref().unwrap_or_default();
     if args.iter().chain(environment).any(|text| text.contains('\0')) {
-        return invalid(
-            "process.args and process.env",
-            "a NUL character cannot be passed to a process",
-        );
+        return invalid("process.args and process.env", "a NUL character cannot be passed to a process");
     }
     if !process.cwd().is_absolute() {
         return invalid("process.cwd", "the working directory must be an absolute path");
     }
     let profile = process.apparmor_profile().as_deref().unwrap_or_default();
     let confined = !profile.is_empty() && profile != "unconfined";
-    refuse(
-        confined,
-        "process.apparmorProfile",
-        " (the guest's kernel has no AppArmor)",
-    )?;
+    refuse(confined, "process.apparmorProfile", " (the guest's kernel has no AppArmor)")?;
     let label = process.selinux_label().as_deref().unwrap_or_default();
-    refuse(
-        !label.is_empty(),
-        "process.selinuxLabel",
-        " (the guest's kernel has no SELinux)",
-    )
+    refuse(!label.is_empty(), "process.selinuxLabel", " (the guest's kernel has no SELinux)")
 }
 
 fn check_hooks(spec: &Spec) -> Result<(), BundleError> {
@@ -202,30 +168,15 @@ fn check_hooks(spec: &Spec) -> Result<(), BundleError> {
 
 fn check_linux(linux: &Linux) -> Result<(), BundleError> {
     for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
-        let path = namespace
-            .path()
-            .as_ref()
-            .is_some_and(|path| !path.as_os_str().is_empty());
+        let path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
         refuse(path, &format!("linux.namespaces[{index}].path"), " yet")?;
     }
     let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
     refuse(devices, "linux.netDevices", " yet")?;
-    refuse(
-        linux.intel_rdt().is_some(),
-        "linux.intelRdt",
-        " (a guest has no access to the processor's cache control)",
-    )?;
-    refuse(
-        linux.memory_policy().is_some(),
-        "linux.memoryPolicy",
-        " (a guest has one memory node)",
-    )?;
+    refuse(linux.intel_rdt().is_some(), "linux.intelRdt", " (a guest has no access to the processor's cache control)")?;
+    refuse(linux.memory_policy().is_some(), "linux.memoryPolicy", " (a guest has one memory node)")?;
     let label = linux.mount_label().as_deref().unwrap_or_default();
-    refuse(
-        !label.is_empty(),
-        "linux.mountLabel",
-        " (the guest's kernel has no SELinux)",
-    )?;
+    refuse(!label.is_empty(), "linux.mountLabel", " (the guest's kernel has no SELinux)")?;
     linux.seccomp().as_ref().map_or(Ok(()), check_seccomp)
 }
 
@@ -234,27 +185,12 @@ fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<(), BundleError> {
     let reason = " (SCMP_ACT_NOTIFY needs a listener on the host)";
     refuse(notify(seccomp.default_action()), "linux.seccomp.defaultAction", reason)?;
     for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
-        refuse(
-            notify(rule.action()),
-            &format!("linux.seccomp.syscalls[{index}].action"),
-            reason,
-        )?;
+        refuse(notify(rule.action()), &format!("linux.seccomp.syscalls[{index}].action"), reason)?;
     }
-    let path = seccomp
-        .listener_path()
-        .as_ref()
-        .is_some_and(|path| !path.as_os_str().is_empty());
-    refuse(
-        path,
-        "linux.seccomp.listenerPath",
-        " (a guest cannot reach a listener on the host)",
-    )?;
+    let path = seccomp.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    refuse(path, "linux.seccomp.listenerPath", " (a guest cannot reach a listener on the host)")?;
     let metadata = seccomp.listener_metadata().as_deref().unwrap_or_default();
-    refuse(
-        !metadata.is_empty(),
-        "linux.seccomp.listenerMetadata",
-        " (a guest cannot reach a listener on the host)",
-    )
+    refuse(!metadata.is_empty(), "linux.seccomp.listenerMetadata", " (a guest cannot reach a listener on the host)")
 }
 
 #[cfg(test)]
@@ -292,10 +228,7 @@ mod tests {
     fn a_good_bundle_is_accepted() {
         let bundle = load(&good().to_string()).unwrap();
         assert!(bundle.directory.is_absolute());
-        assert_eq!(
-            bundle.spec.process().as_ref().unwrap().args().as_ref().unwrap(),
-            &["sh"]
-        );
+        assert_eq!(bundle.spec.process().as_ref().unwrap().args().as_ref().unwrap(), &["sh"]);
     }
 
     #[test]
@@ -312,18 +245,10 @@ mod tests {
 
     #[test]
     fn broken_json_names_line_and_column() {
-        let text = load("{\n  \"ociVersion\": \"1.0.2\",\n  nonsense\n}")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            text.ends_with("config.json, line 3, column 3: key must be a string"),
-            "{text}"
-        );
+        let text = load("{\n  \"ociVersion\": \"1.0.2\",\n  nonsense\n}").unwrap_err().to_string();
+        assert!(text.ends_with("config.json, line 3, column 3: key must be a string"), "{text}");
         let text = load("{\"ociVersion\": 7}").unwrap_err().to_string();
-        assert!(
-            text.contains("line 1, column 16: invalid type: integer `7`, expected a string"),
-            "{text}"
-        );
+        assert!(text.contains("line 1, column 16: invalid type: integer `7`, expected a string"), "{text}");
         assert!(load("{").unwrap_err().to_string().contains("line 1, column 1: EOF"));
         assert!(load("").is_err());
     }
@@ -336,14 +261,8 @@ mod tests {
             let text = load(&config.to_string()).unwrap_err().to_string();
             assert_eq!(text, format!("{field} is missing in config.json"));
         }
-        assert_eq!(
-            refusal("process", "args", json!([])),
-            "process.args is missing in config.json"
-        );
-        assert_eq!(
-            refusal("root", "path", json!("")),
-            "root.path is missing in config.json"
-        );
+        assert_eq!(refusal("process", "args", json!([])), "process.args is missing in config.json");
+        assert_eq!(refusal("root", "path", json!("")), "root.path is missing in config.json");
         assert!(refusal("process", "args", json!([""])).starts_with("process.args[0] in config.json: "));
         assert!(refusal("process", "args", json!(["a\0b"])).contains("NUL"));
         assert!(refusal("process", "cwd", json!("tmp")).starts_with("process.cwd in config.json: "));
@@ -362,19 +281,9 @@ mod tests {
     #[test]
     fn unsupported_fields_are_refused_by_name() {
         let hook = json!([{"path": "/bin/true"}]);
-        for name in [
-            "prestart",
-            "createRuntime",
-            "createContainer",
-            "startContainer",
-            "poststart",
-            "poststop",
-        ] {
+        for name in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
             let text = refusal("", "hooks", json!({name: hook}));
-            assert_eq!(
-                text,
-                format!("hooks.{name} in config.json is not supported yet; remove it from config.json")
-            );
+            assert_eq!(text, format!("hooks.{name} in config.json is not supported yet; remove it from config.json"));
         }
         for (section, key, value) in [
             ("process", "apparmorProfile", json!("docker-default")),
@@ -384,40 +293,20 @@ mod tests {
             ("linux", "netDevices", json!({"eth0": {}})),
         ] {
             let text = refusal(section, key, value);
-            assert!(
-                text.starts_with(&format!("{section}.{key} in config.json is not supported")),
-                "{text}"
-            );
+            assert!(text.starts_with(&format!("{section}.{key} in config.json is not supported")), "{text}");
         }
-        let text = refusal(
-            "linux",
-            "namespaces",
-            json!([{"type": "pid"}, {"type": "network", "path": "/proc/1/ns/net"}]),
-        );
-        assert!(
-            text.starts_with("linux.namespaces[1].path in config.json is not supported yet"),
-            "{text}"
-        );
+        let text =
+            refusal("linux", "namespaces", json!([{"type": "pid"}, {"type": "network", "path": "/proc/1/ns/net"}]));
+        assert!(text.starts_with("linux.namespaces[1].path in config.json is not supported yet"), "{text}");
         assert!(refusal("", "solaris", json!({})).starts_with("solaris in config.json is not supported"));
     }
 
     #[test]
     fn seccomp_notify_is_refused() {
         let rule = json!({"names": ["mount"], "action": "SCMP_ACT_NOTIFY"});
-        let text = refusal(
-            "linux",
-            "seccomp",
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}),
-        );
-        assert!(
-            text.starts_with("linux.seccomp.syscalls[0].action in config.json is not supported"),
-            "{text}"
-        );
-        let text = refusal(
-            "linux",
-            "seccomp",
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}),
-        );
+        let text = refusal("linux", "seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
+        assert!(text.starts_with("linux.seccomp.syscalls[0].action in config.json is not supported"), "{text}");
+        let text = refusal("linux", "seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}));
         assert!(text.starts_with("linux.seccomp.listenerPath"), "{text}");
     }
 

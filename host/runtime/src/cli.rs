@@ -17,7 +17,7 @@ use crate::{doctor, monitor, sys};
 #[command(name = "sandbox", version = concat!("version ", env!("CARGO_PKG_VERSION")), arg_required_else_help = true)]
 struct Cli {
     /// Directory for the state of running containers
-    #[arg(long, value_name = "DIR", default_value = "/run/sandbox", global = true)]
+    #[arg(long, value_name = "DIR", default_value = "/run/sandbox", global = true, overrides_with = "root")]
     root: PathBuf,
 
     #[command(subcommand)]
@@ -73,26 +73,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: RunArguments, root: PathBuf, start_ns: u64) -> ExitCode {
-    let RunArguments {
-        bundle,
-        kernel,
-        initramfs,
-        id,
-    } = arguments;
+    let RunArguments { bundle, kernel, initramfs, id } = arguments;
     let installed = GuestFiles::locate();
-    let guest = GuestFiles {
-        kernel: kernel.unwrap_or(installed.kernel),
-        initramfs: initramfs.unwrap_or(installed.initramfs),
-    };
-    match run::run(
-        &Options {
-            id,
-            bundle,
-            root,
-            guest,
-        },
-        start_ns,
-    ) {
+    let guest =
+        GuestFiles { kernel: kernel.unwrap_or(installed.kernel), initramfs: initramfs.unwrap_or(installed.initramfs) };
+    match run::run(&Options { id, bundle, root, guest }, start_ns) {
         Ok(status) => ExitCode::from(status),
         Err(error) => failure(&error, error.exit_status()),
     }
@@ -125,11 +110,11 @@ mod tests {
 
     #[test]
     fn run_takes_bundle_and_root_anywhere() {
-        let cli = Cli::try_parse_from(["sandbox", "run", "--root", "/r", "-b", "/b", "c1"]).unwrap();
+        let cli = Cli::try_parse_from(["sandbox", "--root", "/q", "--root", "/r", "run", "-b", "/b", "c1"]).unwrap();
         assert_eq!(cli.root, PathBuf::from("/r"));
-        let Command::Run(run) = cli.command else {
-            panic!("not run")
-        };
+        let after = Cli::try_parse_from(["sandbox", "run", "--root", "/r", "c1"]).unwrap();
+        assert_eq!(after.root, PathBuf::from("/r"));
+        let Command::Run(run) = cli.command else { panic!("not run") };
         assert_eq!((run.bundle, run.id.as_str()), (PathBuf::from("/b"), "c1"));
     }
 

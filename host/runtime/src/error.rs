@@ -24,11 +24,7 @@ impl fmt::Display for Plain<'_> {
 
 /// Text from a guest, made safe to show: control characters, which could drive the reader's terminal, become spaces.
 pub fn shown(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect::<String>()
-        .trim_end()
-        .to_string()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim_end().to_string()
 }
 
 #[cfg(test)]

@@ -52,9 +52,7 @@ pub enum ConnectError {
 /// listens, so that nobody has to ask twice.
 pub fn connect(socket: &Path, port: u32, timeout: Duration) -> Result<UnixStream, ConnectError> {
     let mut stream = UnixStream::connect(socket)?;
-    stream
-        .write_all(format!("CONNECT {port}\n").as_bytes())
-        .map_err(|_| ConnectError::Closed(port))?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(|_| ConnectError::Closed(port))?;
     stream.set_read_timeout(Some(timeout))?;
     let answer = read_answer(&mut stream).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ConnectError::Timeout(timeout),
@@ -104,10 +102,7 @@ impl Guest {
 
     /// Takes a connection to an agent.
     pub fn over(stream: UnixStream, id: &str) -> Result<Self, GuestError> {
-        Ok(Self {
-            rpc: Rpc::new(stream)?,
-            id: id.to_string(),
-        })
+        Ok(Self { rpc: Rpc::new(stream)?, id: id.to_string() })
     }
 
     /// Prepares the container.
@@ -123,32 +118,20 @@ impl Guest {
 
     /// Executes the prepared process.
     pub fn start(&self) -> Result<StartContainerResponse, RpcError> {
-        let request = StartContainerRequest {
-            container_id: self.id.clone(),
-            ..Default::default()
-        };
+        let request = StartContainerRequest { container_id: self.id.clone(), ..Default::default() };
         self.rpc.call("StartContainer", &request, Some(CALL_TIMEOUT))
     }
 
     /// Waits for the process's end.
     pub fn wait(&self) -> Result<WaitContainerResponse, RpcError> {
-        let request = WaitContainerRequest {
-            container_id: self.id.clone(),
-            ..Default::default()
-        };
+        let request = WaitContainerRequest { container_id: self.id.clone(), ..Default::default() };
         self.rpc.call("WaitContainer", &request, None)
     }
 
     /// Sends a signal to the process.
     pub fn signal(&self, signal: u32) -> Result<(), RpcError> {
-        let request = SignalContainerRequest {
-            container_id: self.id.clone(),
-            signal,
-            ..Default::default()
-        };
-        self.rpc
-            .call::<_, Empty>("SignalContainer", &request, Some(SIGNAL_TIMEOUT))
-            .map(drop)
+        let request = SignalContainerRequest { container_id: self.id.clone(), signal, ..Default::default() };
+        self.rpc.call::<_, Empty>("SignalContainer", &request, Some(SIGNAL_TIMEOUT)).map(drop)
     }
 
     /// Sets the size of the container's terminal.
@@ -158,16 +141,12 @@ impl Guest {
             size: MessageField::some(size),
             ..Default::default()
         };
-        self.rpc
-            .call::<_, Empty>("ResizeTerminal", &request, Some(SIGNAL_TIMEOUT))
-            .map(drop)
+        self.rpc.call::<_, Empty>("ResizeTerminal", &request, Some(SIGNAL_TIMEOUT)).map(drop)
     }
 
     /// Ends the guest.
     pub fn shutdown(&self) -> Result<(), RpcError> {
-        self.rpc
-            .call::<_, Empty>("Shutdown", &Empty::default(), Some(SHUTDOWN_TIMEOUT))
-            .map(drop)
+        self.rpc.call::<_, Empty>("Shutdown", &Empty::default(), Some(SHUTDOWN_TIMEOUT)).map(drop)
     }
 }
 
@@ -183,4 +162,4 @@ pub enum GuestError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

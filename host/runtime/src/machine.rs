@@ -56,32 +56,18 @@ impl Machine {
         let memory_mib = match annotation(spec, MEMORY_ANNOTATION, 0, MOST_MEMORY_MIB)? {
             Some(mib) if mib < MINIMUM_MEMORY_MIB => return Err(MachineError::TooLittleMemory(mib)),
             Some(mib) => mib,
-            None => memory_limit_mib(spec).map_or(DEFAULT_MEMORY_MIB, |limit| {
-                limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)
-            }),
+            None => memory_limit_mib(spec)
+                .map_or(DEFAULT_MEMORY_MIB, |limit| limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)),
         };
         let vcpus = annotation(spec, VCPUS_ANNOTATION, 1, MOST_VCPUS)?.unwrap_or(1);
-        Ok(Self {
-            memory_mib,
-            vcpus: vcpus.min(MOST_VCPUS) as u8,
-        })
+        Ok(Self { memory_mib, vcpus: vcpus.min(MOST_VCPUS) as u8 })
     }
 }
 
 /// linux.resources.memory.limit in MiB, rounded up. 0 and negative numbers mean none.
 fn memory_limit_mib(spec: &Spec) -> Option<u64> {
-    let limit = spec
-        .linux()
-        .as_ref()?
-        .resources()
-        .as_ref()?
-        .memory()
-        .as_ref()?
-        .limit()?;
-    u64::try_from(limit)
-        .ok()
-        .filter(|limit| *limit > 0)
-        .map(|limit| limit.div_ceil(1 << 20))
+    let limit = spec.linux().as_ref()?.resources().as_ref()?.memory().as_ref()?.limit()?;
+    u64::try_from(limit).ok().filter(|limit| *limit > 0).map(|limit| limit.div_ceil(1 << 20))
 }
 
 fn annotation(spec: &Spec, name: &'static str, least: u64, most: u64) -> Result<Option<u64>, MachineError> {
@@ -90,12 +76,7 @@ fn annotation(spec: &Spec, name: &'static str, least: u64, most: u64) -> Result<
     };
     match value.parse::<u64>() {
         Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
-        _ => Err(MachineError::Annotation {
-            name,
-            value: value.clone(),
-            least,
-            most,
-        }),
+        _ => Err(MachineError::Annotation { name, value: value.clone(), least, most }),
     }
 }
 
@@ -130,27 +111,17 @@ mod tests {
         let size = |annotations| machine(json!(1 << 30), annotations);
         assert_eq!(
             size(json!({"io.sandbox.memory_mib": "128", "io.sandbox.vcpus": "4"})),
-            Ok(Machine {
-                memory_mib: 128,
-                vcpus: 4
-            })
+            Ok(Machine { memory_mib: 128, vcpus: 4 })
         );
         let error = size(json!({"io.sandbox.memory_mib": "63"})).unwrap_err();
         assert_eq!(error, MachineError::TooLittleMemory(63));
         assert!(error.to_string().contains("less memory than the guest needs"));
-        for (name, value) in [
-            ("memory_mib", "-5"),
-            ("memory_mib", "1G"),
-            ("vcpus", "0"),
-            ("vcpus", "256"),
-            ("vcpus", ""),
-        ] {
+        for (name, value) in
+            [("memory_mib", "-5"), ("memory_mib", "1G"), ("vcpus", "0"), ("vcpus", "256"), ("vcpus", "")]
+        {
             let name = format!("io.sandbox.{name}");
             let text = size(json!({&name: value})).unwrap_err().to_string();
-            assert!(
-                text.starts_with(&format!("annotation {name} is {value:?}: give a whole number")),
-                "{text}"
-            );
+            assert!(text.starts_with(&format!("annotation {name} is {value:?}: give a whole number")), "{text}");
         }
     }
 }

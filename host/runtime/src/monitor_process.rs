@@ -171,10 +171,7 @@ impl MonitorProcess {
         inputs: &Inputs<'_>,
         report: impl FnMut(&MonitorEvent) + Send + 'static,
     ) -> Result<Self, MonitorError> {
-        Self::start(id, inputs, report).map_err(|source| MonitorError::Start {
-            id: id.to_string(),
-            source,
-        })
+        Self::start(id, inputs, report).map_err(|source| MonitorError::Start { id: id.to_string(), source })
     }
 
     fn start(id: &str, inputs: &Inputs<'_>, report: impl FnMut(&MonitorEvent) + Send + 'static) -> io::Result<Self> {
@@ -196,7 +193,7 @@ impl MonitorProcess {
     }
 
     /// Watches a child process that speaks a monitor's part on `control`.
-    fn adopt(
+    pub(crate) fn adopt(
         id: &str,
         pid: i32,
         control: UnixStream,
@@ -206,39 +203,23 @@ impl MonitorProcess {
         // Nobody else reaps this process, so that its number cannot be another's yet.
         let killer = Killer(Arc::new(pidfd_open(pid, PidfdFlags::empty())?));
         let shared = Arc::new(Shared::default());
-        let monitor = Self {
-            id: id.to_string(),
-            control,
-            killer,
-            shared,
-        };
-        let (reader, killer, shared) = (
-            monitor.control.try_clone()?,
-            monitor.killer.clone(),
-            monitor.shared.clone(),
-        );
-        thread::Builder::new()
-            .name("monitor events".to_string())
-            .spawn(move || {
-                read_events(reader, &shared, report);
-                let end = reap(&killer);
-                shared.change(|fate| fate.end = Some(end));
-            })?;
+        let monitor = Self { id: id.to_string(), control, killer, shared };
+        let (reader, killer, shared) = (monitor.control.try_clone()?, monitor.killer.clone(), monitor.shared.clone());
+        thread::Builder::new().name("monitor events".to_string()).spawn(move || {
+            read_events(reader, &shared, report);
+            let end = reap(&killer);
+            shared.change(|fate| fate.end = Some(end));
+        })?;
         Ok(monitor)
     }
 
     /// Tells the monitor what to run.
     pub fn configure(&self, config: &MonitorConfig) -> Result<(), MonitorError> {
-        let start = |source| MonitorError::Start {
-            id: self.id.clone(),
-            source,
-        };
+        let start = |source| MonitorError::Start { id: self.id.clone(), source };
         let mut line = serde_json::to_vec(config).map_err(|error| start(error.into()))?;
         line.push(b'\n');
         // A monitor that is gone already has a better reason than a broken pipe.
-        (&self.control)
-            .write_all(&line)
-            .map_err(|source| self.why_gone().unwrap_or_else(|| start(source)))
+        (&self.control).write_all(&line).map_err(|source| self.why_gone().unwrap_or_else(|| start(source)))
     }
 
     /// What ends it at once.
@@ -291,11 +272,7 @@ impl Drop for MonitorProcess {
 /// What of this process's environment the monitor may know: settings for itself.
 fn environment() -> Vec<CString> {
     std::env::vars_os()
-        .filter(|(name, _)| {
-            ["SANDBOX_", "RUST_"]
-                .iter()
-                .any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
-        })
+        .filter(|(name, _)| ["SANDBOX_", "RUST_"].iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes())))
         .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
         .collect()
 }
@@ -325,10 +302,7 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
 /// Waits for the process's end, and kills it if it takes too long: its reports have ended.
 fn reap(killer: &Killer) -> End {
     let deadline = Instant::now() + END_TIMEOUT;
-    let timeout = Timespec {
-        tv_sec: END_TIMEOUT.as_secs() as i64,
-        tv_nsec: 0,
-    };
+    let timeout = Timespec { tv_sec: END_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
     let mut fd = [PollFd::new(&*killer.0, PollFlags::IN)];
     let ended = retry_on_intr(|| poll(&mut fd, Some(&timeout)));
     if !matches!(ended, Ok(count) if count > 0) || Instant::now() > deadline {
@@ -369,13 +343,7 @@ mod tests {
     }
 
     fn config() -> MonitorConfig {
-        MonitorConfig {
-            id: "c1".into(),
-            vcpus: 1,
-            memory_mib: 64,
-            kernel_arguments: String::new(),
-            shares: vec![],
-        }
+        MonitorConfig { id: "c1".into(), vcpus: 1, memory_mib: 64, kernel_arguments: String::new(), shares: vec![] }
     }
 
     #[test]
@@ -418,10 +386,7 @@ mod tests {
     #[test]
     fn kills_and_silent_ends_are_told_apart() {
         let why = |script: &str| monitor(script).0.why_gone().unwrap().to_string();
-        assert_eq!(
-            why("kill -9 $$"),
-            "the monitor of container \"c1\" was killed (signal 9)"
-        );
+        assert_eq!(why("kill -9 $$"), "the monitor of container \"c1\" was killed (signal 9)");
         assert_eq!(why("exit 3"), "the monitor of container \"c1\" ended (exit status 3)");
     }
 

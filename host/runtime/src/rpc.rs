@@ -78,18 +78,12 @@ impl Rpc {
         let pending = Arc::new(Mutex::new(Some(HashMap::new())));
         let reader = stream.try_clone()?;
         let waiting = pending.clone();
-        thread::Builder::new()
-            .name("agent replies".to_string())
-            .spawn(move || {
-                read_replies(reader, &waiting);
-                // Whoever waits sees its channel end.
-                locked(&waiting).take();
-            })?;
-        Ok(Self {
-            stream,
-            next: Mutex::new(1),
-            pending,
-        })
+        thread::Builder::new().name("agent replies".to_string()).spawn(move || {
+            read_replies(reader, &waiting);
+            // Whoever waits sees its channel end.
+            locked(&waiting).take();
+        })?;
+        Ok(Self { stream, next: Mutex::new(1), pending })
     }
 
     /// Calls a method of the agent. Without `timeout` it waits until the answer comes or the connection ends.
@@ -130,10 +124,7 @@ impl Rpc {
         if let Some(status) = response.status.as_ref()
             && status.code() != Code::OK
         {
-            return Err(RpcError::Status {
-                code: status.code(),
-                message: status.message.clone(),
-            });
+            return Err(RpcError::Status { code: status.code(), message: status.message.clone() });
         }
         A::parse_from_bytes(&response.payload).map_err(|error| malformed(error.to_string()))
     }
@@ -143,10 +134,7 @@ impl Rpc {
         let mut next = locked(&self.next);
         let number = *next;
         *next = next.wrapping_add(2);
-        locked(&self.pending)
-            .as_mut()
-            .ok_or(RpcError::Closed)?
-            .insert(number, sender);
+        locked(&self.pending).as_mut().ok_or(RpcError::Closed)?.insert(number, sender);
         let mut frame: Vec<u8> = MessageHeader::new_request(number, bytes.len() as u32).into();
         frame.extend_from_slice(bytes);
         (&self.stream).write_all(&frame).map_err(|_| RpcError::Closed)?;
@@ -178,9 +166,7 @@ fn read_replies(mut stream: UnixStream, pending: &Pending) {
         if stream.read_exact(&mut payload).is_err() {
             return;
         }
-        let waiting = locked(pending)
-            .as_mut()
-            .and_then(|pending| pending.remove(&header.stream_id));
+        let waiting = locked(pending).as_mut().and_then(|pending| pending.remove(&header.stream_id));
         if let Some(sender) = waiting {
             let _ = sender.send(payload);
         }

@@ -121,12 +121,7 @@ fn run_traced(options: &Options, trace: &Arc<Trace>) -> Result<u8, RunError> {
     let machine = Machine::of(&bundle.spec)?;
     let plan = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
     let terminal = bundle.wants_terminal().then(Terminal::find).transpose()?;
-    trace.span(
-        Lane::Command,
-        "read config",
-        begin,
-        trace.now(Lane::Command, "config read"),
-    );
+    trace.span(Lane::Command, "read config", begin, trace.now(Lane::Command, "config read"));
 
     let signals = Signals::hold().map_err(RunError::setup("signals"))?;
     let state = StateDir::create(&options.root, &id)?;

@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use agent_protocol::agent::{Stdio, TerminalSize};
 use oci_spec::runtime::Spec;
@@ -23,6 +24,9 @@ use crate::sys::now_ns;
 use crate::terminal::Terminal;
 use crate::trace::{GuestClock, Lane, Trace};
 
+/// How long output that is under way is waited for after the guest's end.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
 /// A monitor and what belongs to it. Dropping it ends the monitor, then removes the state.
 #[derive(Debug)]
 pub struct Session {
@@ -31,6 +35,8 @@ pub struct Session {
     state: StateDir,
     trace: Arc<Trace>,
     signalled: Arc<Signalled>,
+    /// When the container's first output came, or 0.
+    first_output_ns: Arc<AtomicU64>,
 }
 
 impl Session {
@@ -46,20 +52,9 @@ impl Session {
         };
         let begin = now_ns();
         let monitor = MonitorProcess::spawn(id.as_str(), &inputs, boot_reporter(trace.clone(), begin))?;
-        trace.span(
-            Lane::Command,
-            "spawn monitor",
-            begin,
-            trace.now(Lane::Command, "monitor spawned"),
-        );
+        trace.span(Lane::Command, "spawn monitor", begin, trace.now(Lane::Command, "monitor spawned"));
         let signalled = Arc::new(Signalled::new(monitor.killer()));
-        Ok(Self {
-            id,
-            monitor,
-            state,
-            trace,
-            signalled,
-        })
+        Ok(Self { id, monitor, state, trace, signalled, first_output_ns: Arc::default() })
     }
 
     /// Runs the container to its end. Returns its exit status; all is cleaned up then.
@@ -71,9 +66,11 @@ impl Session {
         terminal: Option<Terminal>,
     ) -> Result<u8, RunError> {
         let signalled = self.signalled.clone();
-        signals
-            .listen(move |signal| signalled.handle(signal))
-            .map_err(RunError::setup("signals"))?;
+        signals.listen(move |signal| signalled.handle(signal)).map_err(RunError::setup("signals"))?;
+        self.to_end(machine, plan, terminal)
+    }
+
+    fn to_end(self, machine: Machine, plan: Plan, terminal: Option<Terminal>) -> Result<u8, RunError> {
         let result = self.run_container(machine, plan, terminal);
         let aborted = self.signalled.aborted.load(Ordering::Acquire);
         match result {
@@ -120,11 +117,12 @@ impl Session {
     }
 
     fn start_stdio(&self, socket: &Path, terminal: bool) -> Result<(Stdio, Outputs), RunError> {
-        let (socket, trace, once) = (socket.to_path_buf(), self.trace.clone(), Arc::new(Once::new()));
+        let (socket, trace, first_ns) = (socket.to_path_buf(), self.trace.clone(), self.first_output_ns.clone());
         let first_output = move || {
-            once.call_once(|| {
-                trace.now(Lane::Command, "first output");
-            });
+            let now = now_ns();
+            if first_ns.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                trace.at(Lane::Command, "first output", now);
+            }
         };
         let connect = move |token| connect_stdio(&socket, token);
         stdio::start(terminal, connect, first_output).map_err(RunError::setup("stdin, stdout and stderr"))
@@ -148,20 +146,25 @@ impl Session {
     fn start_container(&self, guest: &Guest, clock: GuestClock) -> Result<(), RunError> {
         let sent = now_ns();
         let started = guest.start()?;
-        self.trace.span(Lane::Command, "StartContainer", sent, now_ns());
-        self.trace
-            .at(Lane::Guest, "container executed", clock.host(started.executed_ns));
+        let answered = now_ns();
+        self.trace.span(Lane::Command, "StartContainer", sent, answered);
+        // The clocks agree to half a round trip; what is known about the order of things is more exact.
+        let first_output = self.first_output_ns.load(Ordering::Acquire);
+        let latest = if first_output == 0 { answered } else { answered.min(first_output).max(sent) };
+        self.trace.at(Lane::Guest, "container executed", clock.host(started.executed_ns).clamp(sent, latest));
         Ok(())
     }
 
     /// Waits for the container's end and its output.
     fn wait(&self, guest: &Guest, clock: GuestClock, outputs: Outputs) -> Result<u8, RunError> {
         let begin = now_ns();
-        let ended = guest.wait()?;
+        // What it wrote before its guest died is shown too.
+        let ended = guest.wait().inspect_err(|_| outputs.wait_timeout(LAST_OUTPUT))?;
         self.trace.span(Lane::Command, "WaitContainer", begin, now_ns());
-        self.trace.at(Lane::Guest, "exit", clock.host(ended.exited_ns));
+        self.trace.at(Lane::Guest, "container exited", clock.host(ended.exited_ns));
         self.signalled.set(Phase::Ended(outputs.clone()));
         outputs.wait();
+        self.trace.now(Lane::Command, "exit");
         Ok(u8::try_from(ended.exit_status).unwrap_or(u8::MAX))
     }
 
@@ -172,8 +175,9 @@ impl Session {
             RunError::Guest(GuestError::Connect(ConnectError::Closed(_) | ConnectError::Io(_))) => {
                 self.monitor.why_gone()
             }
-            RunError::Guest(GuestError::Rpc(RpcError::Timeout { .. }))
-            | RunError::Guest(GuestError::Connect(ConnectError::Timeout(_))) => self.monitor.verdict(),
+            RunError::Guest(
+                GuestError::Rpc(RpcError::Timeout { .. }) | GuestError::Connect(ConnectError::Timeout(_)),
+            ) => self.monitor.verdict(),
             _ => None,
         };
         better.map_or(error, RunError::Monitor)
@@ -185,11 +189,7 @@ fn size(terminal: &Terminal, spec: &Spec) -> Option<TerminalSize> {
     let configured = || {
         let size = spec.process().as_ref()?.console_size()?;
         let (rows, columns) = (u32::try_from(size.height()).ok()?, u32::try_from(size.width()).ok()?);
-        (rows != 0 && columns != 0).then(|| TerminalSize {
-            rows,
-            columns,
-            ..Default::default()
-        })
+        (rows != 0 && columns != 0).then(|| TerminalSize { rows, columns, ..Default::default() })
     };
     terminal.size().or_else(configured)
 }
@@ -236,11 +236,7 @@ struct Signalled {
 
 impl Signalled {
     fn new(killer: Killer) -> Self {
-        Self {
-            phase: Mutex::new(Phase::Starting),
-            killer,
-            aborted: AtomicI32::new(0),
-        }
+        Self { phase: Mutex::new(Phase::Starting), killer, aborted: AtomicI32::new(0) }
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -271,3 +267,6 @@ impl Signalled {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

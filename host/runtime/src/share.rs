@@ -65,11 +65,7 @@ pub fn plan(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, ShareError> {
         }
     }
     let mut linux = spec.linux().clone().unwrap_or_else(nothing_asked);
-    if linux
-        .cgroups_path()
-        .as_ref()
-        .is_none_or(|path| path.as_os_str().is_empty())
-    {
+    if linux.cgroups_path().as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
         linux.set_cgroups_path(Some(PathBuf::from(format!("/{id}"))));
     }
     spec.set_linux(Some(linux));
@@ -79,12 +75,7 @@ pub fn plan(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, ShareError> {
 /// `Linux::default()` holds namespaces and resources that nobody asked for; this holds nothing.
 fn nothing_asked() -> Linux {
     let mut linux = Linux::default();
-    linux
-        .set_namespaces(None)
-        .set_resources(None)
-        .set_devices(None)
-        .set_masked_paths(None)
-        .set_readonly_paths(None);
+    linux.set_namespaces(None).set_resources(None).set_devices(None).set_masked_paths(None).set_readonly_paths(None);
     linux
 }
 
@@ -96,12 +87,7 @@ fn share_root(spec: &mut Spec, bundle: &Path) -> Result<Share, ShareError> {
     }
     root.set_path(Path::new(SHARE_DIR).join("rootfs"));
     // Writable even if root.readonly is set: the agent makes missing mount points first, then it makes the root read-only.
-    Ok(Share {
-        source,
-        name: "rootfs".to_string(),
-        directory: true,
-        readonly: false,
-    })
+    Ok(Share { source, name: "rootfs".to_string(), directory: true, readonly: false })
 }
 
 fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) -> Result<Share, ShareError> {
@@ -117,30 +103,17 @@ fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) ->
             () if kind.is_char_device() => "character device",
             () => "special file",
         };
-        return Err(ShareError::Kind {
-            index,
-            path: source,
-            kind,
-        });
+        return Err(ShareError::Kind { index, path: source, kind });
     }
     let name = format!("mounts/{number}");
     mount.set_source(Some(Path::new(SHARE_DIR).join(&name)));
-    Ok(Share {
-        source,
-        name,
-        directory: kind.is_dir(),
-        readonly: is_readonly(mount),
-    })
+    Ok(Share { source, name, directory: kind.is_dir(), readonly: is_readonly(mount) })
 }
 
 fn resolve(field: &str, path: &Path) -> Result<(PathBuf, fs::Metadata), ShareError> {
     fs::canonicalize(path)
         .and_then(|resolved| fs::metadata(&resolved).map(|metadata| (resolved, metadata)))
-        .map_err(|source| ShareError::Unreachable {
-            field: field.to_string(),
-            path: path.to_path_buf(),
-            source,
-        })
+        .map_err(|source| ShareError::Unreachable { field: field.to_string(), path: path.to_path_buf(), source })
 }
 
 fn options(mount: &Mount) -> impl DoubleEndedIterator<Item = &str> {
@@ -176,11 +149,7 @@ mod tests {
 
     fn planned(bundle: &TempDir, mounts: Value) -> Result<Plan, ShareError> {
         let spec = json!({"ociVersion": "1.0.2", "root": {"path": "rootfs", "readonly": true}, "mounts": mounts});
-        plan(
-            &serde_json::from_value(spec).unwrap(),
-            &bundle.path().canonicalize().unwrap(),
-            "c1",
-        )
+        plan(&serde_json::from_value(spec).unwrap(), &bundle.path().canonicalize().unwrap(), "c1")
     }
 
     #[test]
@@ -214,23 +183,9 @@ mod tests {
                 share("resolv.conf", "mounts/1", false, true),
             ]
         );
-        let sources: Vec<_> = plan
-            .spec
-            .mounts()
-            .iter()
-            .flatten()
-            .map(|m| m.source().clone().unwrap())
-            .collect();
+        let sources: Vec<_> = plan.spec.mounts().iter().flatten().map(|m| m.source().clone().unwrap()).collect();
         let guest = |name: &str| Path::new(SHARE_DIR).join(name);
-        assert_eq!(
-            sources,
-            [
-                PathBuf::from("proc"),
-                guest("mounts/0"),
-                guest("mounts/1"),
-                PathBuf::from("tmpfs")
-            ]
-        );
+        assert_eq!(sources, [PathBuf::from("proc"), guest("mounts/0"), guest("mounts/1"), PathBuf::from("tmpfs")]);
         assert_eq!(plan.spec.root().as_ref().unwrap().path(), &guest("rootfs"));
         assert_eq!(plan.spec.root().as_ref().unwrap().readonly(), Some(true));
         let options = plan.spec.mounts().as_ref().unwrap()[1].options().clone().unwrap();
@@ -240,10 +195,7 @@ mod tests {
     #[test]
     fn cgroup_path_defaults_to_the_id_and_nothing_else_is_added() {
         let plan = planned(&bundle(), json!([])).unwrap();
-        assert_eq!(
-            serde_json::to_value(plan.spec.linux()).unwrap(),
-            json!({"cgroupsPath": "/c1"})
-        );
+        assert_eq!(serde_json::to_value(plan.spec.linux()).unwrap(), json!({"cgroupsPath": "/c1"}));
     }
 
     #[test]
@@ -255,10 +207,7 @@ mod tests {
             planned(&bundle, mounts).unwrap_err().to_string()
         };
         let gone = real.join("gone");
-        assert_eq!(
-            refusal(json!("gone")),
-            format!("mounts[0].source {}: no such file or directory", gone.display())
-        );
+        assert_eq!(refusal(json!("gone")), format!("mounts[0].source {}: no such file or directory", gone.display()));
         assert!(refusal(Value::Null).starts_with("mounts[0].source is missing"));
         assert!(refusal(json!("")).starts_with("mounts[0].source is missing"));
         let _socket = UnixListener::bind(real.join("socket")).unwrap();
@@ -270,16 +219,8 @@ mod tests {
     fn root_must_be_a_directory() {
         let bundle = tempfile::tempdir().unwrap();
         let text = planned(&bundle, json!([])).unwrap_err().to_string();
-        assert!(
-            text.starts_with("root.path /") && text.ends_with("no such file or directory"),
-            "{text}"
-        );
+        assert!(text.starts_with("root.path /") && text.ends_with("no such file or directory"), "{text}");
         fs::write(bundle.path().join("rootfs"), "").unwrap();
-        assert!(
-            planned(&bundle, json!([]))
-                .unwrap_err()
-                .to_string()
-                .ends_with("not a directory")
-        );
+        assert!(planned(&bundle, json!([])).unwrap_err().to_string().ends_with("not a directory"));
     }
 }

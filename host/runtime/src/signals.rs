@@ -43,16 +43,9 @@ impl Signals {
     pub fn hold() -> io::Result<Self> {
         let ignored = |signal: i32| is_request_to_end(signal) && sys::is_ignored(signal);
         let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
-        let held: Vec<i32> = FORWARDED
-            .iter()
-            .copied()
-            .chain(real_time)
-            .filter(|signal| !ignored(*signal))
-            .collect();
+        let held: Vec<i32> = FORWARDED.iter().copied().chain(real_time).filter(|signal| !ignored(*signal)).collect();
         sys::block_signals(&held)?;
-        Ok(Self {
-            fd: sys::signal_fd(&held)?,
-        })
+        Ok(Self { fd: sys::signal_fd(&held)? })
     }
 
     /// Calls `handle` with each signal, on a thread that lives as long as the process.

@@ -19,7 +19,7 @@ use crate::error::Plain;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The ID breaks the rule.
-    #[error("container id {0:?} is not valid: use up to 1024 of A-Z a-z 0-9 _ + - . and not \".\" or \"..\"")]
+    #[error("invalid container ID format: {0:?}; use up to {MAX_ID} of A-Z a-z 0-9 _ + - . and not \".\" or \"..\"")]
     Id(String),
     /// A container with this ID lives.
     #[error("container with id {0:?} already exists")]
@@ -34,7 +34,8 @@ pub enum StateError {
     },
 }
 
-const MAX_ID: usize = 1024;
+/// The longest name that a directory can have.
+const MAX_ID: usize = 255;
 const LOCK: &str = "lock";
 const SOCKET: &str = "vsock.sock";
 
@@ -46,7 +47,8 @@ const SWEEP_LIMIT: usize = 64;
 pub struct ContainerId(String);
 
 impl ContainerId {
-    /// Checks an ID by the rule that other runtimes have: `^[\w+\-.]+$`, at most 1024 characters, no directory reference.
+    /// Checks an ID by the rule that other runtimes have: `^[\w+\-.]+$`, no directory reference, and no longer than
+    /// a directory's name can be.
     pub fn new(id: &str) -> Result<Self, StateError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
         if id.is_empty() || id.len() > MAX_ID || id == "." || id == ".." || !id.bytes().all(allowed) {
@@ -86,11 +88,7 @@ impl StateDir {
             move |source| StateError::Io { path, source }
         };
         let directory_of = |path: &Path| DirBuilder::new().mode(0o700).create(path);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(root)
-            .map_err(error(root))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(error(root))?;
         let _exclusive = lock_root(root).map_err(error(root))?;
         let path = root.join(id.as_str());
         if path.exists() && !sweep(&path).map_err(error(&path))? {
@@ -104,12 +102,7 @@ impl StateDir {
             Ok((File::open(&path)?, lock))
         })();
         match made {
-            Ok((directory, lock)) => Ok(Self {
-                root: root.to_path_buf(),
-                path,
-                directory,
-                _lock: lock,
-            }),
+            Ok((directory, lock)) => Ok(Self { root: root.to_path_buf(), path, directory, _lock: lock }),
             Err(source) => {
                 let _ = fs::remove_dir_all(&path);
                 Err(StateError::Io { path, source })
@@ -121,10 +114,7 @@ impl StateDir {
     pub fn listen(&self) -> Result<OwnedFd, StateError> {
         UnixListener::bind(self.socket())
             .map(OwnedFd::from)
-            .map_err(|source| StateError::Io {
-                path: self.path.join(SOCKET),
-                source,
-            })
+            .map_err(|source| StateError::Io { path: self.path.join(SOCKET), source })
     }
 
     /// A short path to the socket, good in this process.
@@ -157,13 +147,7 @@ fn lock_root(root: &Path) -> io::Result<File> {
 
 fn open_lock(path: &Path) -> io::Result<File> {
     let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nofollow)
-        .open(path.join(LOCK))
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow).open(path.join(LOCK))
 }
 
 /// Removes a state directory if nobody holds its lock. Returns whether it is gone. ROOT is locked.
@@ -207,21 +191,10 @@ mod tests {
 
     #[test]
     fn id_rules() {
-        for good in ["a", "A_b+c-d.e", "...", "0", &"x".repeat(1024)] {
+        for good in ["a", "A_b+c-d.e", "...", "0", &"x".repeat(255)] {
             ContainerId::new(good).unwrap();
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "../x",
-            "a b",
-            "é",
-            "a\n",
-            "a\0",
-            &"x".repeat(1025),
-        ] {
+        for bad in ["", ".", "..", "a/b", "../x", "a b", "é", "a\n", "a\0", &"x".repeat(256)] {
             assert!(matches!(ContainerId::new(bad), Err(StateError::Id(_))), "{bad:?}");
         }
     }
@@ -231,10 +204,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().join("deep/root");
         let state = StateDir::create(&root, &id("c")).unwrap();
-        assert_eq!(
-            fs::metadata(root.join("c")).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
+        assert_eq!(fs::metadata(root.join("c")).unwrap().permissions().mode() & 0o777, 0o700);
         let _listener = state.listen().unwrap();
         UnixStream::connect(state.socket()).unwrap();
         drop(state);
@@ -277,22 +247,15 @@ mod tests {
 
     #[test]
     fn impossible_root_is_named() {
-        let text = StateDir::create(Path::new("/dev/null/x"), &id("c"))
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            text,
-            "state directory /dev/null/x: not a directory; name another with --root"
-        );
+        let text = StateDir::create(Path::new("/dev/null/x"), &id("c")).unwrap_err().to_string();
+        assert_eq!(text, "state directory /dev/null/x: not a directory; name another with --root");
     }
 
     #[test]
     fn many_at_once_get_one_id_once() {
         let root = tempfile::tempdir().unwrap();
         let made: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| StateDir::create(root.path(), &id("c"))))
-                .collect();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| StateDir::create(root.path(), &id("c")))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(made.iter().filter(|result| result.is_ok()).count(), 1);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use agent_protocol::agent::Stdio;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -48,6 +49,12 @@ impl Outputs {
         }
     }
 
+    /// Waits for the same, but not longer than `timeout`.
+    pub fn wait_timeout(&self, timeout: Duration) {
+        let unfinished = |left: &mut Left| left.running > 0 && !left.abandoned;
+        let _ = self.0.1.wait_timeout_while(self.left(), timeout, unfinished);
+    }
+
     /// Ends [`wait`](Self::wait) although output is left.
     pub fn abandon(&self) {
         self.change(|left| left.abandoned = true);
@@ -84,14 +91,9 @@ pub fn start(
     if terminal {
         stdio.terminal_token = random_token()?;
         let token = stdio.terminal_token;
-        let (input, output) = (
-            stdin.as_fd().try_clone_to_owned()?,
-            stdout.as_fd().try_clone_to_owned()?,
-        );
+        let (input, output) = (stdin.as_fd().try_clone_to_owned()?, stdout.as_fd().try_clone_to_owned()?);
         let running = Running::new(&outputs);
-        spawn("terminal", move || {
-            carry_terminal(connect(token), input, &output, first_output, running)
-        })?;
+        spawn("terminal", move || carry_terminal(connect(token), input, &output, first_output, running))?;
         return Ok((stdio, outputs));
     }
     if let Some(input) = unless_null(stdin.as_fd())? {
@@ -218,10 +220,7 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags) -> rustix::io::Result<()> {
 
 /// Waits for input; false if the socket `gone` was closed meanwhile.
 fn wait_readable(from: BorrowedFd<'_>, gone: BorrowedFd<'_>) -> rustix::io::Result<bool> {
-    let mut fds = [
-        PollFd::from_borrowed_fd(from, PollFlags::IN),
-        PollFd::from_borrowed_fd(gone, PollFlags::empty()),
-    ];
+    let mut fds = [PollFd::from_borrowed_fd(from, PollFlags::IN), PollFd::from_borrowed_fd(gone, PollFlags::empty())];
     retry_on_intr(|| poll(&mut fds, None))?;
     Ok(fds[1].revents().is_empty())
 }
@@ -235,7 +234,7 @@ fn wait_gone(socket: BorrowedFd<'_>) {
 mod tests {
     use std::io::{Read, Write, pipe};
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
@@ -243,9 +242,7 @@ mod tests {
 
     /// Of a length that divides no buffer's, so that a lost, doubled or moved piece shows.
     fn block() -> Vec<u8> {
-        (0..1_000_003u32)
-            .map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8)
-            .collect()
+        (0..1_000_003u32).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect()
     }
 
     fn write_all(mut to: impl Write) {
@@ -350,6 +347,7 @@ mod tests {
         drop(running);
         thread.join().unwrap();
         let _stuck = Running::new(&outputs);
+        outputs.wait_timeout(Duration::from_millis(1));
         outputs.abandon();
         let start = Instant::now();
         outputs.wait();

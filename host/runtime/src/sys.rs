@@ -10,9 +10,7 @@ pub fn now_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for one timespec. The clock always exists, so that the call does not fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    (time.tv_sec as u64)
-        .saturating_mul(1_000_000_000)
-        .saturating_add(time.tv_nsec as u64)
+    (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
 }
 
 /// A number that a guest cannot guess; never 0.
@@ -116,11 +114,7 @@ impl Drop for Attributes {
 }
 
 fn check(error: libc::c_int) -> io::Result<()> {
-    if error == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(error))
-    }
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
 fn file_actions(descriptors: &[(OwnedFd, RawFd)], end: RawFd) -> io::Result<FileActions> {
@@ -130,20 +124,10 @@ fn file_actions(descriptors: &[(OwnedFd, RawFd)], end: RawFd) -> io::Result<File
         check(libc::posix_spawn_file_actions_init(&mut actions))?;
         let mut actions = FileActions(actions);
         let null = c"/dev/null".as_ptr();
-        check(libc::posix_spawn_file_actions_addopen(
-            &mut actions.0,
-            0,
-            null,
-            libc::O_RDWR,
-            0,
-        ))?;
+        check(libc::posix_spawn_file_actions_addopen(&mut actions.0, 0, null, libc::O_RDWR, 0))?;
         check(libc::posix_spawn_file_actions_adddup2(&mut actions.0, 0, 1))?;
         for (fd, number) in descriptors {
-            check(libc::posix_spawn_file_actions_adddup2(
-                &mut actions.0,
-                fd.as_raw_fd(),
-                *number,
-            ))?;
+            check(libc::posix_spawn_file_actions_adddup2(&mut actions.0, fd.as_raw_fd(), *number))?;
         }
         check(libc::posix_spawn_file_actions_addclosefrom_np(&mut actions.0, end))?;
         Ok(actions)
@@ -161,20 +145,13 @@ fn attributes() -> io::Result<Attributes> {
         let mut attributes = Attributes(attributes);
         check(libc::posix_spawnattr_setsigmask(&mut attributes.0, &none))?;
         check(libc::posix_spawnattr_setsigdefault(&mut attributes.0, &default))?;
-        check(libc::posix_spawnattr_setflags(
-            &mut attributes.0,
-            flags as libc::c_short,
-        ))?;
+        check(libc::posix_spawnattr_setflags(&mut attributes.0, flags as libc::c_short))?;
         Ok(attributes)
     }
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
-    strings
-        .iter()
-        .map(|s| s.as_ptr().cast_mut())
-        .chain([ptr::null_mut()])
-        .collect()
+    strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
 
 /// Starts a process in a session of its own: stdin and stdout are /dev/null, stderr is this process's, the descriptors are
@@ -222,11 +199,8 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let (_other, leak) = io::pipe().unwrap();
         rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
-        let arguments = strings(&[
-            "title",
-            "-c",
-            "exec >&4; echo $X; cd /proc/self/fd; echo *; ps -o sid= $$ >/dev/null",
-        ]);
+        let arguments =
+            strings(&["title", "-c", "exec >&4; echo $X; cd /proc/self/fd; echo *; ps -o sid= $$ >/dev/null"]);
         let pid = spawn(&Spawn {
             path: c"/bin/sh",
             arguments: &arguments,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use agent_protocol::agent::TerminalSize;
-use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::error::Plain;
 
@@ -42,11 +42,7 @@ impl Terminal {
         let streams = [stderr.as_fd(), stdout.as_fd(), stdin.as_fd()];
         let fd = match streams.iter().find(|fd| rustix::termios::isatty(fd)) {
             Some(fd) => fd.try_clone_to_owned(),
-            None => OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open("/dev/tty")
-                .map(OwnedFd::from),
+            None => OpenOptions::new().read(true).write(true).open("/dev/tty").map(OwnedFd::from),
         };
         fd.map(Self::new).map_err(TerminalError::None)
     }
@@ -58,29 +54,18 @@ impl Terminal {
 
     /// Its size, unless it has none.
     pub fn size(&self) -> Option<TerminalSize> {
-        let size = tcgetwinsize(&self.0)
-            .ok()
-            .filter(|size| size.ws_row != 0 && size.ws_col != 0)?;
-        Some(TerminalSize {
-            rows: size.ws_row.into(),
-            columns: size.ws_col.into(),
-            ..Default::default()
-        })
+        let size = tcgetwinsize(&self.0).ok().filter(|size| size.ws_row != 0 && size.ws_col != 0)?;
+        Some(TerminalSize { rows: size.ws_row.into(), columns: size.ws_col.into(), ..Default::default() })
     }
 
-    /// Passes every byte typed to the container, Ctrl-C too. Output processing stays on, as other runtimes have it: the
-    /// container's terminal sends a bare newline.
+    /// Passes every byte typed to the container, Ctrl-C too, and shows what the container's own terminal made of its output.
     pub fn make_raw(&self) -> Result<Raw, TerminalError> {
         let setup = |error: rustix::io::Errno| TerminalError::Setup(error.into());
         let original = tcgetattr(&self.0).map_err(setup)?;
         let mut raw = original.clone();
         raw.make_raw();
-        raw.output_modes |= original.output_modes & OutputModes::OPOST;
         tcsetattr(&self.0, OptionalActions::Now, &raw).map_err(setup)?;
-        Ok(Raw {
-            terminal: self.clone(),
-            original,
-        })
+        Ok(Raw { terminal: self.clone(), original })
     }
 }
 
@@ -93,7 +78,7 @@ impl Drop for Raw {
 #[cfg(test)]
 mod tests {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    use rustix::termios::{LocalModes, Winsize, tcsetwinsize};
+    use rustix::termios::{LocalModes, OutputModes, Winsize, tcsetwinsize};
 
     use super::*;
 
@@ -102,11 +87,7 @@ mod tests {
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
-        let slave = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(name.to_str().unwrap())
-            .unwrap();
+        let slave = OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
         (master, slave.into())
     }
 
@@ -117,7 +98,7 @@ mod tests {
         let before = modes();
         let raw = Terminal::new(slave.try_clone().unwrap()).make_raw().unwrap();
         assert!(!modes().intersects(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG));
-        assert!(tcgetattr(&slave).unwrap().output_modes.contains(OutputModes::OPOST));
+        assert!(!tcgetattr(&slave).unwrap().output_modes.contains(OutputModes::OPOST));
         drop(raw);
         assert_eq!(modes(), before);
     }
@@ -127,16 +108,7 @@ mod tests {
         let (master, slave) = pair();
         let terminal = Terminal::new(slave);
         assert!(terminal.size().is_none());
-        tcsetwinsize(
-            &master,
-            Winsize {
-                ws_row: 24,
-                ws_col: 80,
-                ws_xpixel: 0,
-                ws_ypixel: 0,
-            },
-        )
-        .unwrap();
+        tcsetwinsize(&master, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let size = terminal.size().unwrap();
         assert_eq!((size.rows, size.columns), (24, 80));
     }

@@ -83,31 +83,10 @@ impl Trace {
             Ok(file) => file,
             Err(source) => return Err(TraceError { path, source }),
         };
-        let trace = Self {
-            start_ns,
-            output: Some(Output {
-                path,
-                file,
-                events: Mutex::default(),
-            }),
-        };
-        for (lane, name) in [
-            (Lane::Command, "sandbox run"),
-            (Lane::Monitor, "monitor"),
-            (Lane::Guest, "guest"),
-        ] {
-            trace.add(lane, |event| Event {
-                name: "process_name",
-                ph: "M",
-                args: Some(Name { name }),
-                ..event
-            });
-            trace.add(lane, |event| Event {
-                name: "thread_name",
-                ph: "M",
-                args: Some(Name { name }),
-                ..event
-            });
+        let trace = Self { start_ns, output: Some(Output { path, file, events: Mutex::default() }) };
+        for (lane, name) in [(Lane::Command, "sandbox run"), (Lane::Monitor, "monitor"), (Lane::Guest, "guest")] {
+            trace.add(lane, |event| Event { name: "process_name", ph: "M", args: Some(Name { name }), ..event });
+            trace.add(lane, |event| Event { name: "thread_name", ph: "M", args: Some(Name { name }), ..event });
         }
         trace.at(Lane::Command, "process start", start_ns);
         Ok(trace)
@@ -116,16 +95,7 @@ impl Trace {
     fn add(&self, lane: Lane, make: impl FnOnce(Event) -> Event) {
         if let Some(output) = &self.output {
             let (pid, tid) = (lane as u32, lane as u32);
-            let event = make(Event {
-                name: "",
-                ph: "i",
-                ts: 0.0,
-                dur: None,
-                pid,
-                tid,
-                s: None,
-                args: None,
-            });
+            let event = make(Event { name: "", ph: "i", ts: 0.0, dur: None, pid, tid, s: None, args: None });
             output.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         }
     }
@@ -140,25 +110,14 @@ impl Trace {
     /// Something happened at a time of CLOCK_MONOTONIC.
     pub fn at(&self, lane: Lane, name: &'static str, at_ns: u64) {
         let ts = self.microseconds(at_ns);
-        self.add(lane, |event| Event {
-            name,
-            ts,
-            s: Some("p"),
-            ..event
-        });
+        self.add(lane, |event| Event { name, ts, s: Some("p"), ..event });
     }
 
     /// Something lasted from one time to another.
     pub fn span(&self, lane: Lane, name: &'static str, from_ns: u64, to_ns: u64) {
         let ts = self.microseconds(from_ns);
         let dur = Some((self.microseconds(to_ns) - ts).max(0.0));
-        self.add(lane, |event| Event {
-            name,
-            ph: "X",
-            ts,
-            dur,
-            ..event
-        });
+        self.add(lane, |event| Event { name, ph: "X", ts, dur, ..event });
     }
 
     fn microseconds(&self, at_ns: u64) -> f64 {
@@ -171,20 +130,14 @@ impl Trace {
             return Ok(());
         };
         let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.sort_by(|a, b| {
-            (a.ph != "M", a.ts)
-                .partial_cmp(&(b.ph != "M", b.ts))
-                .unwrap_or(std::cmp::Ordering::Equal)
-        });
+        events
+            .sort_by(|a, b| (a.ph != "M", a.ts).partial_cmp(&(b.ph != "M", b.ts)).unwrap_or(std::cmp::Ordering::Equal));
         let mut file = BufWriter::new(file);
         serde_json::to_writer_pretty(&mut file, &*events)
             .map_err(io::Error::from)
             .and_then(|()| file.write_all(b"\n"))
             .and_then(|()| file.flush())
-            .map_err(|source| TraceError {
-                path: path.clone(),
-                source,
-            })
+            .map_err(|source| TraceError { path: path.clone(), source })
     }
 }
 
@@ -197,13 +150,8 @@ pub struct GuestClock {
 impl GuestClock {
     /// From when the call was sent and answered (host), received and replied to (guest).
     pub fn by_call(sent: u64, received: u64, replied: u64, answered: u64) -> Self {
-        let (host, guest) = (
-            i128::from(sent) + i128::from(answered),
-            i128::from(received) + i128::from(replied),
-        );
-        Self {
-            offset_ns: (host - guest) / 2,
-        }
+        let (host, guest) = (i128::from(sent) + i128::from(answered), i128::from(received) + i128::from(replied));
+        Self { offset_ns: (host - guest) / 2 }
     }
 
     /// A guest's time on the host's clock. The guest may have sent any number.
@@ -246,9 +194,7 @@ mod tests {
 
     #[test]
     fn unwritable_place_is_an_error_at_once() {
-        let text = Trace::to_file(Path::new("/nonexistent/trace"), 0)
-            .unwrap_err()
-            .to_string();
+        let text = Trace::to_file(Path::new("/nonexistent/trace"), 0).unwrap_err().to_string();
         assert_eq!(text, "SANDBOX_TRACE /nonexistent/trace: no such file or directory");
     }
 

@@ -24,13 +24,14 @@ fn socket(handle: impl FnOnce(UnixStream) + Send + 'static) -> (TempDir, PathBuf
 }
 
 /// Reads the CONNECT line, and nothing after it.
-fn connect_line(stream: &UnixStream) -> String {
+pub(crate) fn connect_line(stream: &UnixStream) -> String {
     let mut line = String::new();
     BufReader::with_capacity(1, stream).read_line(&mut line).unwrap();
     line
 }
 
-fn read_request(mut stream: &UnixStream) -> Option<(u32, Request)> {
+/// The next call and its number; nothing at the connection's end.
+pub(crate) fn read_request(mut stream: &UnixStream) -> Option<(u32, Request)> {
     let mut header = [0; MESSAGE_HEADER_LENGTH];
     stream.read_exact(&mut header).ok()?;
     let header = MessageHeader::from(header);
@@ -39,16 +40,13 @@ fn read_request(mut stream: &UnixStream) -> Option<(u32, Request)> {
     Some((header.stream_id, Request::decode(&payload).unwrap()))
 }
 
-fn reply(mut stream: &UnixStream, number: u32, answer: Result<Vec<u8>, (Code, &str)>) {
+/// Answers a call.
+pub(crate) fn reply(mut stream: &UnixStream, number: u32, answer: Result<Vec<u8>, (Code, &str)>) {
     let mut response = Response::default();
     match answer {
         Ok(payload) => response.payload = payload,
         Err((code, message)) => {
-            let status = Status {
-                code: code.into(),
-                message: message.to_string(),
-                ..Default::default()
-            };
+            let status = Status { code: code.into(), message: message.to_string(), ..Default::default() };
             response.status = MessageField::some(status);
         }
     }
@@ -67,10 +65,7 @@ fn agent(stream: UnixStream) {
             "CreateContainer" => {
                 let asked = CreateContainerRequest::parse_from_bytes(&request.payload).unwrap();
                 assert_eq!(asked.stdio.stdout_token, 7);
-                let answer = CreateContainerResponse {
-                    pid: asked.spec_json.len() as i32,
-                    ..Default::default()
-                };
+                let answer = CreateContainerResponse { pid: asked.spec_json.len() as i32, ..Default::default() };
                 Ok(answer.write_to_bytes().unwrap())
             }
             "StartContainer" => Err((Code::NOT_FOUND, "exec: \"foo\": executable file not found in $PATH")),
@@ -79,14 +74,8 @@ fn agent(stream: UnixStream) {
                 continue;
             }
             "SignalContainer" => {
-                let signal = SignalContainerRequest::parse_from_bytes(&request.payload)
-                    .unwrap()
-                    .signal;
-                let ended = WaitContainerResponse {
-                    exit_status: 128 + signal,
-                    signal,
-                    ..Default::default()
-                };
+                let signal = SignalContainerRequest::parse_from_bytes(&request.payload).unwrap().signal;
+                let ended = WaitContainerResponse { exit_status: 128 + signal, signal, ..Default::default() };
                 reply(&stream, waiting.take().unwrap(), Ok(ended.write_to_bytes().unwrap()));
                 Ok(Vec::new())
             }
@@ -117,10 +106,7 @@ fn a_connection_waits_for_ok_and_keeps_what_follows() {
 fn refusal_end_and_silence_are_told_apart() {
     let short = Duration::from_millis(50);
     let (_directory, path, _thread) = socket(|mut stream| stream.write_all(b"no such port\n").unwrap());
-    assert!(matches!(
-        connect(&path, 9, BOOT_TIMEOUT),
-        Err(ConnectError::Refused { port: 9, .. })
-    ));
+    assert!(matches!(connect(&path, 9, BOOT_TIMEOUT), Err(ConnectError::Refused { port: 9, .. })));
     let (_directory, path, _thread) = socket(|stream| drop(connect_line(&stream)));
     assert!(matches!(connect(&path, 9, BOOT_TIMEOUT), Err(ConnectError::Closed(9))));
     let (_directory, path, _thread) = socket(|stream| {
@@ -131,10 +117,7 @@ fn refusal_end_and_silence_are_told_apart() {
     let (_directory, path, _thread) = socket(|mut stream| {
         let _ = stream.write_all(&[b'x'; 1 << 16]);
     });
-    assert!(matches!(
-        connect(&path, 9, BOOT_TIMEOUT),
-        Err(ConnectError::Refused { .. })
-    ));
+    assert!(matches!(connect(&path, 9, BOOT_TIMEOUT), Err(ConnectError::Refused { .. })));
 }
 
 #[test]
@@ -145,15 +128,7 @@ fn calls_are_answered() {
         agent(stream);
     });
     let guest = Arc::new(Guest::connect(&path, "c1").unwrap());
-    let created = guest
-        .create(
-            vec![b' '; 1234],
-            Stdio {
-                stdout_token: 7,
-                ..Default::default()
-            },
-        )
-        .unwrap();
+    let created = guest.create(vec![b' '; 1234], Stdio { stdout_token: 7, ..Default::default() }).unwrap();
     assert_eq!(created.pid, 1234);
     let text = guest.start().unwrap_err().to_string();
     assert_eq!(text, "exec: \"foo\": executable file not found in $PATH");
@@ -178,11 +153,7 @@ fn all_that_waits_ends_with_the_connection() {
             read_request(&theirs).unwrap();
         }
         drop(theirs);
-        assert!(
-            waiting
-                .into_iter()
-                .all(|call| matches!(call.join().unwrap(), Err(RpcError::Closed)))
-        );
+        assert!(waiting.into_iter().all(|call| matches!(call.join().unwrap(), Err(RpcError::Closed))));
     });
 }
 

@@ -1,0 +1,217 @@
+//! Whole sessions with a shell in the monitor's place and an agent inside the test.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Instant;
+
+use agent_protocol::agent::{
+    CreateContainerRequest, CreateContainerResponse, SignalContainerRequest, StartContainerResponse,
+    WaitContainerResponse,
+};
+use protobuf::Message;
+use tempfile::TempDir;
+use ttrpc::Code;
+
+use super::*;
+use crate::control::fds;
+use crate::guest::tests::{connect_line, read_request, reply};
+use crate::share;
+use crate::sys::{Spawn, spawn};
+
+/// What the agent in the test was asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Create(String),
+    Start,
+    Wait,
+    Signal(u32),
+    Shutdown,
+}
+
+struct Lab {
+    directory: TempDir,
+    session: Session,
+    asked: Receiver<Asked>,
+}
+
+/// Answers streams and calls. StartContainer fails if `start` is an error; WaitContainer is answered when a signal comes.
+fn serve(listener: &UnixListener, asked: &Sender<Asked>, start: Result<(), &'static str>) {
+    let mut streams = Vec::new();
+    for connection in listener.incoming() {
+        let mut connection = connection.unwrap();
+        let line = connect_line(&connection);
+        connection.write_all(b"OK 1\n").unwrap();
+        if line == "CONNECT 1025\n" {
+            let mut token = [0; 8];
+            connection.read_exact(&mut token).unwrap();
+            streams.push(connection);
+            continue;
+        }
+        let (asked, mut streams) = (asked.clone(), std::mem::take(&mut streams));
+        let more = listener.try_clone().unwrap();
+        // Streams may come after the agent's connection too.
+        thread::spawn(move || {
+            for stream in more.incoming().flatten() {
+                connect_line(&stream);
+                (&stream).write_all(b"OK 1\n").unwrap();
+                drop(stream);
+            }
+        });
+        answer(&connection, &asked, start, &mut streams);
+        return;
+    }
+}
+
+fn answer(
+    connection: &UnixStream,
+    asked: &Sender<Asked>,
+    start: Result<(), &'static str>,
+    streams: &mut Vec<UnixStream>,
+) {
+    let mut waiting = None;
+    while let Some((number, request)) = read_request(connection) {
+        let (what, reply_with) = match request.method.as_str() {
+            "CreateContainer" => {
+                let request = CreateContainerRequest::parse_from_bytes(&request.payload).unwrap();
+                let spec = String::from_utf8(request.spec_json).unwrap();
+                (Asked::Create(spec), CreateContainerResponse::default().write_to_bytes().unwrap())
+            }
+            "StartContainer" => (Asked::Start, StartContainerResponse::default().write_to_bytes().unwrap()),
+            "WaitContainer" => {
+                waiting = Some(number);
+                asked.send(Asked::Wait).unwrap();
+                continue;
+            }
+            "SignalContainer" => {
+                let signal = SignalContainerRequest::parse_from_bytes(&request.payload).unwrap().signal;
+                streams.clear();
+                let ended = WaitContainerResponse { exit_status: 128 + signal, signal, ..Default::default() };
+                reply(connection, waiting.take().unwrap(), Ok(ended.write_to_bytes().unwrap()));
+                (Asked::Signal(signal), Vec::new())
+            }
+            "Shutdown" => (Asked::Shutdown, Vec::new()),
+            other => panic!("{other}"),
+        };
+        match (&what, start) {
+            (Asked::Start, Err(message)) => reply(connection, number, Err((Code::INVALID_ARGUMENT, message))),
+            _ => reply(connection, number, Ok(reply_with)),
+        }
+        asked.send(what).unwrap();
+    }
+}
+
+/// A session whose monitor is `script`. It reads the configuration from descriptor 3 first.
+fn lab(script: &str, start: Result<(), &'static str>, agent: bool) -> Lab {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("rootfs")).unwrap();
+    let id = ContainerId::new("c1").unwrap();
+    let state = StateDir::create(&directory.path().join("state"), &id).unwrap();
+    let listener = state.listen().unwrap();
+    let (sender, asked) = mpsc::channel();
+    let (control, theirs) = UnixStream::pair().unwrap();
+    let arguments = ["sh", "-c", script].map(|text| CString::new(text).unwrap());
+    // Without an agent the listener is the monitor's only, as it is in life.
+    let placed = [(theirs.as_fd(), fds::CONTROL), (listener.as_fd(), fds::VSOCK_LISTENER)];
+    let descriptors = if agent { &placed[..1] } else { &placed[..] };
+    let environment = [c"PATH=/bin:/usr/bin".into()];
+    let pid =
+        spawn(&Spawn { path: c"/bin/sh", arguments: &arguments, environment: &environment, descriptors }).unwrap();
+    let monitor = MonitorProcess::adopt("c1", pid, control, |_| {}).unwrap();
+    if agent {
+        let listener = UnixListener::from(OwnedFd::from(listener));
+        thread::spawn(move || serve(&listener, &sender, start));
+    }
+    let trace = Arc::new(Trace::to_file(&directory.path().join("trace.json"), now_ns()).unwrap());
+    let signalled = Arc::new(Signalled::new(monitor.killer()));
+    let session = Session { id, monitor, state, trace, signalled, first_output_ns: Arc::default() };
+    Lab { directory, session, asked }
+}
+
+impl Lab {
+    fn plan(&self) -> Plan {
+        let spec = serde_json::json!({"ociVersion": "1.0.2", "root": {"path": "rootfs"}});
+        share::plan(&serde_json::from_value(spec).unwrap(), self.directory.path(), "c1").unwrap()
+    }
+
+    /// Runs the session on a thread. `meanwhile` gets what a signal would go to, and what the agent is asked for.
+    fn run(self, meanwhile: impl FnOnce(&Signalled, &Receiver<Asked>)) -> Result<u8, RunError> {
+        let plan = self.plan();
+        let Self { directory, session, asked } = self;
+        let signalled = session.signalled.clone();
+        let machine = Machine { memory_mib: 64, vcpus: 1 };
+        let thread = thread::spawn(move || session.to_end(machine, plan, None));
+        meanwhile(&signalled, &asked);
+        let result = thread.join().unwrap();
+        let left = fs::read_dir(directory.path().join("state")).unwrap().count();
+        assert_eq!(left, 0, "state is removed");
+        result
+    }
+}
+
+const PATIENT_MONITOR: &str = "read config <&3; read end <&3";
+
+#[test]
+fn a_container_runs_gets_a_signal_and_ends() {
+    let lab = lab(PATIENT_MONITOR, Ok(()), true);
+    let result = lab.run(|signalled, asked| {
+        let Asked::Create(spec) = asked.recv().unwrap() else { panic!("not created first") };
+        assert!(spec.contains(r#""path":"/run/sandbox/share/rootfs""#), "{spec}");
+        assert!(spec.contains(r#""cgroupsPath":"/c1""#), "{spec}");
+        assert_eq!(asked.recv().unwrap(), Asked::Start);
+        assert_eq!(asked.recv().unwrap(), Asked::Wait);
+        while matches!(*signalled.phase(), Phase::Starting) {
+            thread::yield_now();
+        }
+        signalled.handle(libc::SIGUSR1);
+        assert_eq!(asked.recv().unwrap(), Asked::Signal(10));
+        assert_eq!(asked.recv().unwrap(), Asked::Shutdown);
+    });
+    assert_eq!(result.unwrap(), 138);
+}
+
+#[test]
+fn the_agents_sentence_is_the_commands() {
+    let text = "exec: \"foo\": executable file not found in $PATH";
+    let error = lab(PATIENT_MONITOR, Err(text), true).run(|_, _| {}).unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.exit_status()), (text, 1));
+}
+
+#[test]
+fn a_monitor_that_dies_ends_the_start() {
+    let error = lab("read config <&3; kill -9 $$", Ok(()), false).run(|_, _| {}).unwrap_err();
+    assert_eq!(error.to_string(), "the monitor of container \"c1\" was killed (signal 9)");
+    let error = lab("kill -9 $$", Ok(()), false).run(|_, _| {}).unwrap_err();
+    assert_eq!(error.to_string(), "the monitor of container \"c1\" was killed (signal 9)");
+    let script = r#"read config <&3; echo '{"event":"failed","message":"no memory for the guest"}' >&3; exit 1"#;
+    let error = lab(script, Ok(()), false).run(|_, _| {}).unwrap_err();
+    assert_eq!(error.to_string(), "no memory for the guest");
+}
+
+#[test]
+fn a_panic_ends_the_start() {
+    let event = r#"{"event":"stopped","panic":true,"console":["Kernel panic - not syncing"]}"#;
+    let error = lab(&format!("read config <&3; echo '{event}' >&3"), Ok(()), false).run(|_, _| {}).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("the guest kernel of container \"c1\" panicked; the last lines"), "{text}");
+    assert!(text.ends_with("\n  Kernel panic - not syncing"), "{text}");
+}
+
+#[test]
+fn a_signal_ends_the_start() {
+    let begin = Instant::now();
+    let error = lab(PATIENT_MONITOR, Ok(()), false)
+        .run(|signalled, _| {
+            signalled.handle(libc::SIGWINCH);
+            thread::sleep(Duration::from_millis(50));
+            signalled.handle(libc::SIGTERM);
+        })
+        .unwrap_err();
+    assert!(matches!(error, RunError::Aborted(libc::SIGTERM)), "{error}");
+    assert_eq!(error.exit_status(), 143);
+    assert!(begin.elapsed() < Duration::from_secs(20));
+}
