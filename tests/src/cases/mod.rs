@@ -1,0 +1,37 @@
+//! The tests, by group.
+
+mod bad;
+mod filesystem;
+mod programs;
+mod settings;
+mod signals;
+mod status;
+mod streams;
+mod terminal;
+mod trace;
+
+use crate::{Case, Env, For};
+
+/// All of them, in the order in which they run.
+pub fn all() -> Vec<Case> {
+    let groups = [
+        status::CASES,
+        streams::CASES,
+        signals::CASES,
+        terminal::CASES,
+        settings::CASES,
+        programs::CASES,
+        filesystem::CASES,
+        trace::CASES,
+        bad::CASES,
+    ];
+    groups.concat()
+}
+
+const fn any(name: &'static str, seconds: u64, run: fn(&Env)) -> Case {
+    Case { name, runtimes: For::Any, seconds, run }
+}
+
+const fn ours(name: &'static str, seconds: u64, run: fn(&Env)) -> Case {
+    Case { name, runtimes: For::Sandbox, seconds, run }
+}

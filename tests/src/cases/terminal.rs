@@ -1,0 +1,85 @@
+//! A container on a terminal.
+
+use serde_json::json;
+
+use super::any;
+use crate::bundle::Root;
+use crate::terminal::{Terminal, size};
+use crate::{Case, Env};
+
+pub(super) const CASES: &[Case] = &[
+    any("terminal::session", 240, session),
+    any("terminal::line_editing", 120, line_editing),
+    any("terminal::much_output", 240, much_output),
+];
+
+fn session(env: &Env) {
+    let bundle = env.bundle(Root::Busybox).set("/process/terminal", json!(true)).env("PS1=ready> ").args(&["sh", "-i"]);
+    let mut terminal = Terminal::start(&env.command(&bundle), size(33, 101));
+    let before = terminal.settings();
+    terminal.wait_for("ready> ");
+    let during = terminal.settings();
+    assert_ne!(before.local_modes, during.local_modes, "the terminal is in raw mode while the container has it");
+
+    // What is typed is echoed once.
+    terminal.write("echo a-$((1+1))-b\r");
+    assert_eq!(terminal.wait_for("a-2-b\r\n").trim_end(), "echo a-$((1+1))-b");
+    terminal.wait_for("ready> ");
+
+    terminal.write("tty; stty size; ls -l /dev/console | cut -c1\r");
+    terminal.wait_for("/dev/pts/0\r\n33 101\r\nc\r\n");
+    terminal.wait_for("ready> ");
+
+    // Ctrl-C ends the command and not the shell.
+    terminal.write("sleep 1000\r");
+    terminal.wait_for("sleep 1000\r\n");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    terminal.write("\x03");
+    terminal.wait_for("ready> ");
+    terminal.write("echo status $?\r");
+    terminal.wait_for("status 130\r\n");
+    terminal.wait_for("ready> ");
+
+    // A resize reaches the program as a signal and as the size.
+    terminal.write("trap 'echo resized to $(stty size)' WINCH; echo wait''ing; while :; do sleep 0.1; done\r");
+    terminal.wait_for("waiting\r\n");
+    terminal.resize(size(50, 132));
+    terminal.wait_for("resized to 50 132\r\n");
+    terminal.resize(size(10, 40));
+    terminal.wait_for("resized to 10 40\r\n");
+    terminal.write("\x03");
+    terminal.wait_for("ready> ");
+
+    terminal.write("exit 7\r");
+    let settings = terminal.settings();
+    drop(settings);
+    let child = &mut terminal.child;
+    assert_eq!(child.wait().expect("wait").code(), Some(7));
+    let after = terminal.settings();
+    assert_eq!(before.local_modes, after.local_modes, "the terminal is as it was");
+    assert_eq!(before.input_modes, after.input_modes, "the terminal is as it was");
+    terminal.finish();
+}
+
+/// Line editing and end of file are the container's own terminal's.
+fn line_editing(env: &Env) {
+    let bundle = env.bundle(Root::Busybox).set("/process/terminal", json!(true)).script("echo go; cat; echo end");
+    let mut terminal = Terminal::start(&env.command(&bundle), size(24, 80));
+    terminal.wait_for("go\r\n");
+    terminal.write("abX\x7fc\r");
+    terminal.wait_for("\r\nabc\r\n");
+    terminal.write("thrown away\x15kept\r");
+    terminal.wait_for("\r\nkept\r\n");
+    terminal.write("\x04");
+    let (status, rest) = terminal.finish();
+    assert_eq!((status.code(), rest.as_str()), (Some(0), "end\r\n"));
+}
+
+fn much_output(env: &Env) {
+    let bundle = env.bundle(Root::Busybox).set("/process/terminal", json!(true)).script("seq 1 30000; exit 3");
+    let mut terminal = Terminal::start(&env.command(&bundle), size(24, 80));
+    let start = terminal.wait_for("30000\r\n");
+    let want: String = (1..30000).map(|number| format!("{number}\r\n")).collect();
+    assert!(start == want, "{} bytes instead of {}", start.len(), want.len());
+    assert_eq!(terminal.finish().0.code(), Some(3));
+}

@@ -1,0 +1,101 @@
+//! What is on the machine that a container could leave behind: taken before and after each case and compared.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Everything found, as sentences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census(BTreeSet<String>);
+
+impl Census {
+    /// Looks at the machine now.
+    pub fn take() -> Census {
+        let mut found = BTreeSet::new();
+        for line in read("/proc/self/mountinfo").lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            if let (Some(point), Some(dash)) = (fields.get(4), fields.iter().position(|field| *field == "-")) {
+                found.insert(format!("mount {} on {point}", fields.get(dash + 1).unwrap_or(&"?")));
+            }
+        }
+        // Outside the lab others may use the machine at the same time.
+        let alone = std::env::var_os("LAB").is_some();
+        for line in read("/proc/net/unix").lines().skip(1) {
+            if let Some(name) = line.split_whitespace().nth(7).filter(|name| alone || name.contains("/run/")) {
+                found.insert(format!("socket {name}"));
+            }
+        }
+        list("/sys/class/net", "network interface", &mut found);
+        list("/run/netns", "network namespace", &mut found);
+        list("/dev/shm", "file", &mut found);
+        if alone {
+            list("/tmp", "file", &mut found);
+        }
+        for directory in ["/run/sandbox", "/run/runc", "/run/crun"] {
+            walk(Path::new(directory), false, &mut found);
+        }
+        walk(Path::new("/sys/fs/cgroup"), true, &mut found);
+        Census(found)
+    }
+
+    /// What is there now and was not before, and mounts that are gone.
+    pub fn since(&self, before: &Census) -> Vec<String> {
+        let left = self.0.difference(&before.0).map(|what| format!("left behind: {what}"));
+        let gone = before.0.difference(&self.0).filter(|what| what.starts_with("mount "));
+        left.chain(gone.map(|what| format!("gone: {what}"))).collect()
+    }
+}
+
+/// Processes below this one, as `PID COMMAND`; with a subreaper these are all that were started and not waited for.
+pub fn descendants(root: u32) -> Vec<(u32, String)> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let stat = read(&format!("/proc/{pid}/stat"));
+        // pid (comm) state ppid …; comm may hold anything, so count from its end.
+        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        let mut fields = tail.split_whitespace();
+        let (state, parent) = (fields.next().unwrap_or("?"), fields.next().and_then(|field| field.parse::<u32>().ok()));
+        if let Some(parent) = parent {
+            let name = head.split_once('(').map_or("?", |(_, name)| name);
+            let command = read(&format!("/proc/{pid}/cmdline")).replace('\0', " ");
+            parents.push((pid, parent, format!("{name} [{state}] {}", command.trim())));
+        }
+    }
+    let mut below = BTreeSet::from([root]);
+    let mut found = Vec::new();
+    loop {
+        let next: Vec<_> =
+            parents.iter().filter(|(pid, parent, _)| below.contains(parent) && !below.contains(pid)).cloned().collect();
+        if next.is_empty() {
+            return found;
+        }
+        for (pid, _, command) in next {
+            below.insert(pid);
+            found.push((pid, command));
+        }
+    }
+}
+
+fn read(path: &str) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+fn list(directory: &str, kind: &str, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        found.insert(format!("{kind} {}", entry.path().display()));
+    }
+}
+
+fn walk(directory: &Path, directories_only: bool, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_directory || !directories_only {
+            let kind = if directories_only { "cgroup" } else { "file" };
+            found.insert(format!("{kind} {}", entry.path().display()));
+        }
+        if is_directory {
+            walk(&entry.path(), directories_only, found);
+        }
+    }
+}
