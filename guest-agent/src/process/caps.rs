@@ -97,7 +97,10 @@ pub fn apply(sets: &Sets) -> io::Result<()> {
         },
     )?;
     rustix::thread::clear_ambient_capability_set()?;
-    for number in (0..64).filter(|n| sets.ambient & 1 << n != 0) {
+    // A capability is ambient only while it is permitted and inheritable too (capabilities(7)). Like runc, whose own `spec` asks
+    // for such sets, we leave the others out instead of failing.
+    let ambient = sets.ambient & sets.permitted & sets.inheritable;
+    for number in (0..64).filter(|n| ambient & 1 << n != 0) {
         rustix::thread::configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(1 << number), true)?;
     }
     Ok(())
