@@ -34,7 +34,7 @@ const API_VERSION: i32 = 12;
 const SLOWEST_NANOSECONDS: f64 = 100.0;
 
 /// Length of the timed loop: long beside entering the guest, and over in milliseconds where KVM interprets.
-const INSTRUCTIONS: u64 = 20_000;
+const INSTRUCTIONS: u64 = 5_000;
 
 /// How long the scratch VM may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use agent_protocol::{GUEST_CID, READY_PORT, SHARE_TAG};
 use kvm_ioctls::Kvm;
-use vmm::console_log::ConsoleLog;
 use vmm::devices::console::Console;
 use vmm::devices::fs::{Fs, FsConfig, FsError};
 use vmm::devices::rng::Rng;

@@ -10,14 +10,12 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::{KvmError, code, sys};
+use super::{KvmError, SLOWEST_NANOSECONDS, code, sys};
 
 /// Instructions of the loop that warms up, and whose time is that of entering and leaving the guest.
 const WARM_UP: u64 = 200;
-/// The loop is run so often, and the best time counts: the host may do something else in between.
-const RUNS: usize = 3;
-/// A run of the loop that took this long will not become fast: no more are needed.
-const HOPELESS: Duration = Duration::from_millis(20);
+/// The loop is run at most so often, and the best time counts: a busy host takes the processor away in the middle of most runs.
+const RUNS: usize = 30;
 /// After the vCPU was told to stop, it has so long to do it.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -97,16 +95,17 @@ impl Scratch {
     fn probe(&mut self, instructions: u64, stop: &AtomicBool) -> Result<Speed, KvmError> {
         let mut best = Duration::MAX;
         let mut shortest = Duration::MAX;
+        let mut nanoseconds = f64::INFINITY;
         for _ in 0..RUNS {
             shortest = shortest.min(self.time_loop(WARM_UP, stop)?);
             let long = self.time_loop(instructions, stop)?;
             best = best.min(long);
-            if long > HOPELESS {
+            nanoseconds =
+                best.saturating_sub(shortest).as_nanos() as f64 / instructions.saturating_sub(WARM_UP).max(1) as f64;
+            if nanoseconds <= SLOWEST_NANOSECONDS {
                 break;
             }
         }
-        let nanoseconds =
-            best.saturating_sub(shortest).as_nanos() as f64 / instructions.saturating_sub(WARM_UP).max(1) as f64;
         let mut refused = None;
         for (index, instruction) in code::INSTRUCTIONS.iter().enumerate() {
             let present = instruction.leaf == 0 || has(&self.cpuid, instruction.leaf, instruction.bit);
