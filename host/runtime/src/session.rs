@@ -67,10 +67,10 @@ impl Session {
     ) -> Result<u8, RunError> {
         let signalled = self.signalled.clone();
         signals.listen(move |signal| signalled.handle(signal)).map_err(RunError::setup("signals"))?;
-        self.to_end(machine, plan, terminal)
+        self.complete(machine, plan, terminal)
     }
 
-    fn to_end(self, machine: Machine, plan: Plan, terminal: Option<Terminal>) -> Result<u8, RunError> {
+    fn complete(self, machine: Machine, plan: Plan, terminal: Option<Terminal>) -> Result<u8, RunError> {
         let result = self.run_container(machine, plan, terminal);
         let aborted = self.signalled.aborted.load(Ordering::Acquire);
         match result {

@@ -1,7 +1,7 @@
 //! The state directory of a container, ROOT/ID: made with the container, locked while its command lives, removed at its end.
 //!
 //! Under an exclusive lock on ROOT a directory ROOT/ID exists if and only if its container lives or its command was killed;
-//! `ROOT/ID/lock` is locked in the first case only. So whoever makes a container sweeps what killed commands left.
+//! `ROOT/ID/sandbox.lock` is locked in the first case only. So whoever makes a container sweeps what killed commands left.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -36,8 +36,13 @@ pub enum StateError {
 
 /// The longest name that a directory can have.
 const MAX_ID: usize = 255;
-const LOCK: &str = "lock";
+/// Also the mark by which a directory is known as this program's, whatever else somebody keeps in ROOT.
+const LOCK: &str = "sandbox.lock";
 const SOCKET: &str = "vsock.sock";
+
+/// Where, under the lock on ROOT, a directory is made before it gets its name and emptied after it lost it: so one that has a
+/// name is complete, whenever its command was killed. No ID has this character.
+const STAGING: &str = "~sandbox";
 
 /// How many entries of ROOT one start looks at for what killed commands left.
 const SWEEP_LIMIT: usize = 64;
@@ -87,27 +92,15 @@ impl StateDir {
             let path = path.to_path_buf();
             move |source| StateError::Io { path, source }
         };
-        let directory_of = |path: &Path| DirBuilder::new().mode(0o700).create(path);
         DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(error(root))?;
         let _exclusive = lock_root(root).map_err(error(root))?;
         let path = root.join(id.as_str());
-        if path.exists() && !sweep(&path).map_err(error(&path))? {
+        if path.symlink_metadata().is_ok() && !sweep(root, &path).map_err(error(&path))? {
             return Err(StateError::Exists(id.to_string()));
         }
         sweep_others(root);
-        directory_of(&path).map_err(error(&path))?;
-        let made = (|| {
-            let lock = open_lock(&path)?;
-            flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-            Ok((File::open(&path)?, lock))
-        })();
-        match made {
-            Ok((directory, lock)) => Ok(Self { root: root.to_path_buf(), path, directory, _lock: lock }),
-            Err(source) => {
-                let _ = fs::remove_dir_all(&path);
-                Err(StateError::Io { path, source })
-            }
-        }
+        let (directory, lock) = make(root, &path).map_err(error(&path))?;
+        Ok(Self { root: root.to_path_buf(), path, directory, _lock: lock })
     }
 
     /// Binds the socket on which the monitor takes connections to the guest.
@@ -127,12 +120,41 @@ impl Drop for StateDir {
     fn drop(&mut self) {
         // Without the lock on ROOT the removal would race with a start that looks at a half-removed directory.
         let _exclusive = lock_root(&self.root);
-        let _ = fs::remove_file(self.path.join(SOCKET));
-        let _ = fs::remove_file(self.path.join(LOCK));
-        if fs::remove_dir(&self.path).is_err() {
-            let _ = fs::remove_dir_all(&self.path);
-        }
+        let _ = discard(&self.root, &self.path);
     }
+}
+
+/// Makes a state directory and its lock, which is held. ROOT is locked.
+fn make(root: &Path, path: &Path) -> io::Result<(File, File)> {
+    let staging = root.join(STAGING);
+    let mkdir = || DirBuilder::new().mode(0o700).create(&staging);
+    match mkdir() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            empty(&staging)?;
+            mkdir()?;
+        }
+        result => result?,
+    }
+    let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(staging.join(LOCK))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    let directory = File::open(&staging)?;
+    fs::rename(&staging, path)?;
+    Ok((directory, lock))
+}
+
+/// Removes a state directory. ROOT is locked.
+fn discard(root: &Path, path: &Path) -> io::Result<()> {
+    let staging = root.join(STAGING);
+    let _ = empty(&staging);
+    fs::rename(path, &staging)?;
+    empty(&staging)
+}
+
+/// Removes a directory that holds nothing but what this program puts there.
+fn empty(path: &Path) -> io::Result<()> {
+    let _ = fs::remove_file(path.join(SOCKET));
+    let _ = fs::remove_file(path.join(LOCK));
+    fs::remove_dir(path)
 }
 
 fn lock_root(root: &Path) -> io::Result<File> {
@@ -145,35 +167,27 @@ fn lock_root(root: &Path) -> io::Result<File> {
     }
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
-    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow).open(path.join(LOCK))
-}
-
 /// Removes a state directory if nobody holds its lock. Returns whether it is gone. ROOT is locked.
-fn sweep(path: &Path) -> io::Result<bool> {
-    let lock = match OpenOptions::new().write(true).open(path.join(LOCK)) {
-        Ok(lock) => Some(lock),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+fn sweep(root: &Path, path: &Path) -> io::Result<bool> {
+    let lock = match OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path.join(LOCK)) {
+        Ok(lock) => lock,
+        // Not this program's: it may go if it is empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return fs::remove_dir(path).map(|()| true),
         Err(error) => return Err(error),
     };
-    if let Some(lock) = &lock {
-        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => discard(root, path).map(|()| true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
-    fs::remove_dir_all(path)?;
-    Ok(true)
 }
 
 fn sweep_others(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.take(SWEEP_LIMIT).flatten() {
-        // Only what this program made: a directory with a lock in it.
+        // Only what this program made. The lock tells.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.path().join(LOCK).exists() {
-            let _ = sweep(&entry.path());
+            let _ = sweep(root, &entry.path());
         }
     }
 }
@@ -218,7 +232,7 @@ mod tests {
         let text = StateDir::create(root.path(), &id("c")).unwrap_err().to_string();
         assert_eq!(text, "container with id \"c\" already exists");
         StateDir::create(root.path(), &id("d")).unwrap();
-        assert!(root.path().join("c/lock").exists());
+        assert!(root.path().join("c/sandbox.lock").exists());
     }
 
     #[test]
@@ -230,9 +244,17 @@ mod tests {
             fs::write(root.path().join(name).join(SOCKET), "").unwrap();
         }
         fs::create_dir(root.path().join("not-ours")).unwrap();
+        fs::write(root.path().join("not-ours/lock"), "").unwrap();
+        fs::create_dir(root.path().join("empty")).unwrap();
+        fs::create_dir(root.path().join(STAGING)).unwrap();
+        fs::write(root.path().join(STAGING).join(LOCK), "").unwrap();
         let state = StateDir::create(root.path(), &id("c")).unwrap();
         assert!(!root.path().join("old").exists());
-        assert!(root.path().join("not-ours").exists());
+        assert!(root.path().join("not-ours/lock").exists() && root.path().join("empty").exists());
+        assert!(!root.path().join(STAGING).exists());
+        StateDir::create(root.path(), &id("empty")).unwrap();
+        let text = StateDir::create(root.path(), &id("not-ours")).unwrap_err().to_string();
+        assert!(text.contains("not-ours: directory not empty"), "{text}");
         let _listener = state.listen().unwrap();
     }
 

@@ -147,6 +147,8 @@ fn carry_terminal(
     if typed.is_ok() {
         let _ = copy(stream.as_fd(), output.as_fd(), None, first_output);
     }
+    // Ends the other direction too.
+    let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// A duplicate of a stream, or nothing if it is /dev/null: the guest has one of its own.

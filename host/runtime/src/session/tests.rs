@@ -3,7 +3,6 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -123,7 +122,7 @@ fn lab(script: &str, start: Result<(), &'static str>, agent: bool) -> Lab {
         spawn(&Spawn { path: c"/bin/sh", arguments: &arguments, environment: &environment, descriptors }).unwrap();
     let monitor = MonitorProcess::adopt("c1", pid, control, |_| {}).unwrap();
     if agent {
-        let listener = UnixListener::from(OwnedFd::from(listener));
+        let listener = UnixListener::from(listener);
         thread::spawn(move || serve(&listener, &sender, start));
     }
     let trace = Arc::new(Trace::to_file(&directory.path().join("trace.json"), now_ns()).unwrap());
@@ -144,7 +143,7 @@ impl Lab {
         let Self { directory, session, asked } = self;
         let signalled = session.signalled.clone();
         let machine = Machine { memory_mib: 64, vcpus: 1 };
-        let thread = thread::spawn(move || session.to_end(machine, plan, None));
+        let thread = thread::spawn(move || session.complete(machine, plan, None));
         meanwhile(&signalled, &asked);
         let result = thread.join().unwrap();
         let left = fs::read_dir(directory.path().join("state")).unwrap().count();
