@@ -2,13 +2,14 @@
 
 use crate::layout;
 
-/// What every guest gets. The order is that of the kernel's own documentation, `admin-guide/kernel-parameters`.
+/// What every guest gets (the kernel's `admin-guide/kernel-parameters`). `quiet` comes first: early parameters act one after the other, and
+/// a console that starts before it prints a kilobyte at two exits a byte.
 ///
 /// - `console`, `earlyprintk`: panics before the virtio console is up go to the early serial port; nothing else is printed (`quiet`).
 /// - `reboot=k`: pulse the keyboard controller's reset line, which the monitor watches; `panic=-1`: do so at once after a panic.
 /// - `tsc=reliable`, `no_timer_check`: KVM's clock needs no cross-checks; they are delay loops.
 /// - `random.trust_cpu=on`: with virtio-rng behind it; without it, early users of randomness wait.
-const BASE: &str = "console=hvc0 earlyprintk=serial,ttyS0,115200 quiet reboot=k panic=-1 \
+const BASE: &str = "quiet console=hvc0 earlyprintk=serial,ttyS0,115200 reboot=k panic=-1 \
     tsc=reliable no_timer_check random.trust_cpu=on";
 
 /// Why a command line is refused.
