@@ -12,11 +12,11 @@ use std::net::Shutdown;
 use std::num::Wrapping;
 use std::os::unix::net::UnixStream;
 
-use vm_memory::{ReadVolatile, VolatileMemoryError, WriteVolatile};
 use vmm_sys_util::epoll::EventSet;
 
 use super::outbox::Outbox;
 use super::packet::{Buffers, Header, SHUTDOWN_BOTH, SHUTDOWN_RCV, SHUTDOWN_SEND, op};
+use super::socket;
 
 /// Longest line with which a client says where it wants to go, with its newline, in bytes.
 const LINE_MAX: usize = 32;
@@ -109,10 +109,7 @@ pub(super) struct Connection {
 impl Connection {
     /// A client that just connected; `window` is the credit that the guest will have, in bytes.
     pub fn from_client(stream: UnixStream, host_port: u32, window: u32) -> Self {
-        Connection {
-            stream: Some(stream),
-            ..Self::new(host_port, 0, window, Stage::Greeting)
-        }
+        Connection { stream: Some(stream), ..Self::new(host_port, 0, window, Stage::Greeting) }
     }
 
     /// The guest's own connection, of which the data is thrown away.
@@ -323,7 +320,7 @@ impl Connection {
             return;
         };
         if self.outbox.is_empty() {
-            match write(stream, data) {
+            match socket::write(stream, data) {
                 Ok(count) => self.forward(count),
                 Err(_) => {
                     self.forward(data.len());
@@ -392,16 +389,12 @@ impl Connection {
             }
             let asked = self.stage == Stage::Requested { delivered: true };
             return match self.client_gone || self.failed {
-                true => Fate::Gone {
-                    reset: asked && !self.guest_reset,
-                },
+                true => Fate::Gone { reset: asked && !self.guest_reset },
                 false => Fate::Alive,
             };
         }
         if self.failed {
-            return Fate::Gone {
-                reset: !self.guest_reset,
-            };
+            return Fate::Gone { reset: !self.guest_reset };
         }
         let drained = self.guest_shut & SHUTDOWN_SEND != 0 && self.outbox.is_empty();
         if drained && !self.stream_shut {
@@ -412,15 +405,9 @@ impl Connection {
             return Fate::Alive;
         }
         if self.guest_shut == SHUTDOWN_BOTH {
-            return Fate::Gone {
-                reset: !self.guest_reset,
-            };
+            return Fate::Gone { reset: !self.guest_reset };
         }
-        if self.stream.is_some() {
-            Fate::Linger
-        } else {
-            Fate::Alive
-        }
+        if self.stream.is_some() { Fate::Linger } else { Fate::Alive }
     }
 
     /// Closes the socket. Bytes of the client that nobody will read are thrown away first: it would otherwise see ECONNRESET
@@ -494,10 +481,7 @@ impl Connection {
 
     /// The next packet for the guest, its data put into `room`. The context ids are left to the caller.
     pub fn next_packet(&mut self, room: Buffers) -> Option<Header> {
-        let mut header = Header {
-            op: op::CREDIT_UPDATE,
-            ..Header::default()
-        };
+        let mut header = Header { op: op::CREDIT_UPDATE, ..Header::default() };
         if std::mem::take(&mut self.to_say.request) {
             self.stage = Stage::Requested { delivered: true };
             header.op = op::REQUEST;
@@ -535,7 +519,7 @@ impl Connection {
             return (!asked).then_some((op::CREDIT_REQUEST, 0));
         }
         room.truncate(usize::try_from(credit).unwrap_or(usize::MAX));
-        match read(self.stream.as_ref()?, &room) {
+        match socket::read(self.stream.as_ref()?, &room) {
             Ok(Some(0)) => {
                 self.readable = false;
                 self.client_eof = true;
@@ -570,58 +554,4 @@ fn parse_line(line: &[u8]) -> Option<u32> {
         return None;
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// Writes what `stream` takes of `data`, and leaves that away from it.
-fn write(mut stream: &UnixStream, data: &mut Buffers) -> io::Result<usize> {
-    let mut written = 0;
-    while let Some(slice) = data.slices().first() {
-        match stream.write_volatile(slice) {
-            Ok(count) => {
-                let whole = count == slice.len();
-                data.skip(count);
-                written += count;
-                if !whole {
-                    break;
-                }
-            }
-            Err(err) => match io_error(err) {
-                err if err.kind() == io::ErrorKind::Interrupted => {}
-                err if err.kind() == io::ErrorKind::WouldBlock => break,
-                err => return Err(err),
-            },
-        }
-    }
-    Ok(written)
-}
-
-/// Reads into `room`: how many bytes, 0 at the end of the stream, None when there is nothing now.
-fn read(mut stream: &UnixStream, room: &Buffers) -> io::Result<Option<usize>> {
-    let mut done = 0;
-    for slice in room.slices() {
-        let count = loop {
-            match stream.read_volatile(&mut slice.clone()) {
-                Ok(count) => break count,
-                Err(err) => match io_error(err) {
-                    err if err.kind() == io::ErrorKind::Interrupted => {}
-                    // What was read counts; after an error comes the end.
-                    _ if done > 0 => return Ok(Some(done)),
-                    err if err.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                    err => return Err(err),
-                },
-            }
-        };
-        done += count;
-        if count < slice.len() {
-            break;
-        }
-    }
-    Ok(Some(done))
-}
-
-fn io_error(err: VolatileMemoryError) -> io::Error {
-    match err {
-        VolatileMemoryError::IOError(err) => err,
-        err => io::Error::other(err),
-    }
 }

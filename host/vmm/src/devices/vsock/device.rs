@@ -79,18 +79,10 @@ impl Vsock {
     /// InvalidInput when the context id is reserved; otherwise when the listener cannot be made non-blocking.
     pub fn new(config: VsockConfig, device_loop: LoopHandle) -> io::Result<Self> {
         if !(3..u64::from(u32::MAX)).contains(&config.guest_cid) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a reserved vsock context id",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a reserved vsock context id"));
         }
         config.listener.set_nonblocking(true)?;
-        Ok(Vsock {
-            shared: Shared::new(config),
-            device_loop,
-            features: 0,
-            worker: None,
-        })
+        Ok(Vsock { shared: Shared::new(config), device_loop, features: 0, worker: None })
     }
 
     pub(super) fn state(&self) -> VsockState {

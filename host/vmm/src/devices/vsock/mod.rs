@@ -5,7 +5,8 @@
 //!         ◀──"OK 1073741824\n"── Unix stream ◀── Connection ──▶     tx queue ◀──
 //! ```
 //! `device.rs` is what the transport drives, `worker.rs` the queues on the device loop, `muxer.rs` the table of connections,
-//! `connection.rs` one connection with its credit and half-closes, `packet.rs` headers and descriptor chains.
+//! `connection.rs` one connection with its credit and half-closes, `packet.rs` headers and descriptor chains, `socket.rs` and
+//! `outbox.rs` the way of the bytes.
 //!
 //! Nothing here blocks, and nothing grows without a bound: connections, queued replies and the bytes held for a client that does
 //! not read are all limited (see the constants in `muxer.rs` and `connection.rs`).
@@ -18,6 +19,7 @@ mod muxer;
 mod outbox;
 mod packet;
 mod persist;
+mod socket;
 mod worker;
 
 #[cfg(test)]
@@ -28,6 +30,8 @@ mod tests_driver;
 mod tests_hostile;
 #[cfg(test)]
 mod tests_muxer;
+#[cfg(test)]
+mod tests_transfer;
 
 pub use device::{Vsock, VsockConfig};
 pub use persist::VsockState;

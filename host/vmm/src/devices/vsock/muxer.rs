@@ -69,10 +69,15 @@ pub(super) struct Muxer {
     spare: Option<EventFd>,
     /// Accepting failed for want of something: not again before something else has happened.
     paused: bool,
+    /// Whether trouble with accepting was logged.
+    warned: bool,
+    /// Connections at one time.
+    limit: usize,
 }
 
 impl Muxer {
-    pub fn new(shared: Arc<Shared>) -> Self {
+    /// An empty table with room for `limit` connections, as a rule [`MAX_CONNECTIONS`].
+    pub fn new(shared: Arc<Shared>, limit: usize) -> Self {
         Muxer {
             guest_cid: shared.guest_cid,
             shared,
@@ -85,6 +90,8 @@ impl Muxer {
             ready: false,
             spare: EventFd::new(0).ok(),
             paused: false,
+            warned: false,
+            limit,
         }
     }
 
@@ -95,18 +102,20 @@ impl Muxer {
 
     /// Whether the listener is to be watched.
     pub fn accepts(&self) -> bool {
-        !self.paused && (self.connections.len() < MAX_CONNECTIONS || self.find_evictable().is_some())
+        !self.paused && (self.connections.len() < self.limit || self.find_evictable().is_some())
     }
 
     /// Something happened, so accepting is worth another try.
     pub fn unpause(&mut self) {
-        self.paused = false;
+        if std::mem::take(&mut self.paused) && self.spare.is_none() {
+            self.spare = EventFd::new(0).ok();
+        }
     }
 
     /// Takes the clients that wait at `listener`.
     pub fn accept(&mut self, listener: &UnixListener, watch: &mut dyn Watch) {
         for _ in 0..ACCEPT_BATCH {
-            if self.connections.len() >= MAX_CONNECTIONS && !self.evict(watch) {
+            if self.connections.len() >= self.limit && !self.evict(watch) {
                 return;
             }
             match listener.accept() {
@@ -115,17 +124,28 @@ impl Muxer {
                     Some(libc::EAGAIN) => return,
                     Some(libc::EINTR | libc::ECONNABORTED) => {}
                     Some(libc::EMFILE | libc::ENFILE) if self.spare.take().is_some() => {
-                        log::warn!("vsock: out of file descriptors, a client is turned away");
-                        drop(listener.accept());
+                        // The kernel looks for a descriptor before it looks for a client.
+                        let turned_away = listener.accept().map(drop).is_ok();
                         self.spare = EventFd::new(0).ok();
+                        if !turned_away {
+                            return;
+                        }
+                        self.warn_once("out of file descriptors, clients are turned away");
                     }
                     _ => {
-                        log::warn!("vsock: cannot accept a client: {err}");
+                        self.warn_once(&format!("cannot accept a client: {err}"));
                         self.paused = true;
                         return;
                     }
                 },
             }
+        }
+    }
+
+    /// Clients must not be able to fill the log.
+    fn warn_once(&mut self, what: &str) {
+        if !std::mem::replace(&mut self.warned, true) {
+            log::warn!("vsock: {what}");
         }
     }
 
@@ -162,11 +182,7 @@ impl Muxer {
             return;
         }
         let to_ready = header.dst_port == self.shared.ready_port;
-        let key = if to_ready {
-            self.from_guest.get(&header.src_port).copied()
-        } else {
-            Some(header.dst_port)
-        };
+        let key = if to_ready { self.from_guest.get(&header.src_port).copied() } else { Some(header.dst_port) };
         let known = key.and_then(|key| {
             let conn = self.connections.get_mut(&key)?;
             (conn.host_port == header.dst_port && conn.guest_port == header.src_port && conn.known_to_guest())
@@ -198,12 +214,7 @@ impl Muxer {
             let packet = conn.next_packet(room.clone());
             self.settle(key, watch);
             if let Some(header) = packet {
-                place.write(Header {
-                    src_cid: HOST_CID,
-                    dst_cid: self.guest_cid,
-                    type_: TYPE_STREAM,
-                    ..header
-                });
+                place.write(Header { src_cid: HOST_CID, dst_cid: self.guest_cid, type_: TYPE_STREAM, ..header });
                 return Some((HEADER_LEN as u32).saturating_add(header.len));
             }
         }
@@ -227,7 +238,7 @@ impl Muxer {
 
     /// The guest connects to the ready port.
     fn on_ready(&mut self, request: &Header, watch: &mut dyn Watch) {
-        let full = self.connections.len() >= MAX_CONNECTIONS && !self.evict(watch);
+        let full = self.connections.len() >= self.limit && !self.evict(watch);
         if full || self.from_guest.len() >= MAX_FROM_GUEST {
             self.refuse(request);
             return;
@@ -240,12 +251,8 @@ impl Muxer {
         if !self.ready {
             self.ready = true;
             self.shared.set_listening(true);
-            let mut held: Vec<u32> = self
-                .connections
-                .iter()
-                .filter(|(_, c)| c.stage() == Stage::Held)
-                .map(|c| *c.0)
-                .collect();
+            let mut held: Vec<u32> =
+                self.connections.iter().filter(|(_, c)| c.stage() == Stage::Held).map(|c| *c.0).collect();
             held.sort_unstable();
             for key in held {
                 self.settle(key, watch);
@@ -347,11 +354,7 @@ impl Muxer {
     /// A client that does not say what it wants, or a connection whose client is gone.
     fn find_evictable(&self) -> Option<u32> {
         let idle = |conn: &Connection| conn.stage() == Stage::Greeting || conn.is_lingering();
-        self.connections
-            .iter()
-            .filter(|(_, conn)| idle(conn))
-            .map(|(key, _)| *key)
-            .min()
+        self.connections.iter().filter(|(_, conn)| idle(conn)).map(|(key, _)| *key).min()
     }
 
     /// A port that no connection has. There are far more of them than connections.
@@ -383,9 +386,7 @@ impl Muxer {
 
 fn unwatch(conn: &mut Connection, key: u32, watch: &mut dyn Watch) {
     if let Some(stream) = conn.stream() {
-        if conn.watched.is_some() {
-            watch.watch(stream, key, conn.watched, None);
-        }
+        watch.watch(stream, key, conn.watched, None);
     }
     conn.watched = None;
 }

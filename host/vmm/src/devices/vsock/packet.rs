@@ -128,10 +128,7 @@ impl<'m> Buffers<'m> {
         mut chain: DescriptorChain<&'m GuestMemory>,
         writable: bool,
     ) -> Result<Self, QueueError> {
-        let mut buffers = Buffers {
-            slices: Vec::with_capacity(2),
-            len: 0,
-        };
+        let mut buffers = Buffers { slices: Vec::with_capacity(2), len: 0 };
         // Whether the descriptors so far call for another one.
         let mut open = true;
         for desc in chain.by_ref().take(MAX_DESCRIPTORS) {
@@ -141,9 +138,7 @@ impl<'m> Buffers<'m> {
             open = desc.has_next();
             let len = usize::try_from(desc.len()).map_err(|_| broken("a descriptor too large"))?;
             if len > 0 {
-                let slice = memory
-                    .get_slice(desc.addr(), len)
-                    .map_err(|_| broken("a buffer outside guest memory"))?;
+                let slice = memory.get_slice(desc.addr(), len).map_err(|_| broken("a buffer outside guest memory"))?;
                 buffers.slices.push(slice);
                 // 256 times at most 4 GiB.
                 buffers.len = buffers.len.saturating_add(len);
@@ -158,10 +153,7 @@ impl<'m> Buffers<'m> {
     /// One piece of guest memory.
     #[cfg(test)]
     pub fn one(slice: Slice<'m>) -> Self {
-        Buffers {
-            len: slice.len(),
-            slices: vec![slice],
-        }
+        Buffers { len: slice.len(), slices: vec![slice] }
     }
 
     /// Bytes in all of them.
@@ -297,10 +289,7 @@ impl<'m> RxBuffer<'m> {
     /// Hands out the part for data. The header still has to be written with [`WaitingHeader::write`].
     pub fn split(self) -> (WaitingHeader<'m>, Buffers<'m>) {
         let slices = self.all.slices.clone();
-        let header = Buffers {
-            slices,
-            len: self.all.len,
-        };
+        let header = Buffers { slices, len: self.all.len };
         let mut data = self.all;
         data.skip(HEADER_LEN);
         (WaitingHeader(header), data)

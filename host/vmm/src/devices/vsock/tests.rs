@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::VsockState;
 use super::muxer::WINDOW;
@@ -122,7 +122,7 @@ fn malformed_lines_are_answered_and_closed() {
         client.write_all(line).unwrap();
         if line.len() < 10 {
             // Too short to be judged before the client says that there is no more, unless it ends it.
-            client.write_all(b"          ").unwrap();
+            let _ = client.write_all(b"          ");
         }
         assert_eq!(read_all(&client), b"ERR malformed request\n", "{line:?}");
     }
@@ -141,13 +141,7 @@ fn the_guest_can_refuse() {
     // Data before the answer breaks the rules.
     let client = driver.client(78);
     let request = driver.expect(op::REQUEST);
-    driver.send(
-        Header {
-            len: 1,
-            ..Driver::header(op::RW, 78, request.src_port)
-        },
-        b"x",
-    );
+    driver.send(Header { len: 1, ..Driver::header(op::RW, 78, request.src_port) }, b"x");
     assert_eq!(read_all(&client), b"ERR connection refused\n");
     driver.expect(op::RST);
     driver.expect_silence();
@@ -207,17 +201,17 @@ fn a_client_that_does_not_read_costs_a_window_and_no_more() {
     let mut driver = Driver::booted();
     let (mut client, socket) = driver.connect(1025, 4096);
     let mut sent = 0u32;
-    let mut credit = Header {
-        buf_alloc: WINDOW,
-        ..Header::default()
-    };
+    let mut credit = Header { buf_alloc: WINDOW, ..Header::default() };
     let chunk: Vec<u8> = (0..4096u32).map(|i| i as u8).collect();
     // As much as the device allows: what the socket takes, then the window.
+    let mut free = WINDOW;
     loop {
-        while let Some((header, _)) = driver.recv_within(Duration::from_millis(30)) {
+        // Patient only when there is nothing else to do.
+        let patience = if free <= 4096 { QUIET } else { Duration::ZERO };
+        while let Some((header, _)) = driver.recv_within(patience) {
             credit = header;
         }
-        let free = credit.buf_alloc - sent.wrapping_sub(credit.fwd_cnt);
+        free = credit.buf_alloc - sent.wrapping_sub(credit.fwd_cnt);
         if free == 0 {
             break;
         }
@@ -380,24 +374,17 @@ fn what_the_guest_sent_before_it_left_arrives() {
         for _ in 0..fwd / 4096 {
             driver.send(socket.rw(4096), &chunk);
         }
-        driver.send(
-            Header {
-                flags: SHUTDOWN_BOTH,
-                ..socket.header(last)
-            },
-            &[],
-        );
+        driver.send(Header { flags: SHUTDOWN_BOTH, ..socket.header(last) }, &[]);
         driver.sync();
         driver.expect_idle();
         assert_eq!(read_all(&client).len() as u32, WINDOW / 4096 * 4096 + fwd / 4096 * 4096);
-        if last == op::SHUTDOWN {
-            let mut header = driver.recv().0;
-            while header.op == op::CREDIT_UPDATE {
-                header = driver.recv().0;
-            }
-            assert_eq!(header.op, op::RST);
+        // Credit may have been told while it still mattered; then a RST for a SHUTDOWN, and nothing for a RST.
+        let mut answers = Vec::new();
+        while let Some((header, _)) = driver.recv_within(QUIET) {
+            answers.push(header.op);
         }
-        driver.expect_silence();
+        answers.retain(|answer| *answer != op::CREDIT_UPDATE);
+        assert_eq!(answers, if last == op::SHUTDOWN { vec![op::RST] } else { vec![] });
     }
 }
 
@@ -407,38 +394,14 @@ fn nothing_but_the_ready_port_can_be_reached_from_the_guest() {
     let request = Driver::header(op::REQUEST, 6000, 2000);
     driver.send(request, &[]);
     let reset = driver.expect(op::RST);
-    assert_eq!(
-        (reset.src_cid, reset.dst_cid, reset.src_port, reset.dst_port),
-        (HOST_CID, CID, 2000, 6000)
-    );
-    driver.send(
-        Header {
-            type_: 2,
-            dst_port: READY_PORT,
-            ..request
-        },
-        &[],
-    );
+    assert_eq!((reset.src_cid, reset.dst_cid, reset.src_port, reset.dst_port), (HOST_CID, CID, 2000, 6000));
+    driver.send(Header { type_: 2, dst_port: READY_PORT, ..request }, &[]);
     assert_eq!(driver.expect(op::RST).type_, 2);
-    driver.send(
-        Header {
-            dst_cid: 7,
-            dst_port: READY_PORT,
-            ..request
-        },
-        &[],
-    );
+    driver.send(Header { dst_cid: 7, dst_port: READY_PORT, ..request }, &[]);
     assert_eq!(driver.expect(op::RST).src_cid, 7);
     // RST is never answered, nor is who says to be someone else.
     driver.send(Header { op: op::RST, ..request }, &[]);
-    driver.send(
-        Header {
-            src_cid: 99,
-            dst_port: READY_PORT,
-            ..request
-        },
-        &[],
-    );
+    driver.send(Header { src_cid: 99, dst_port: READY_PORT, ..request }, &[]);
     driver.expect_silence();
     assert_eq!(driver.ready_calls.load(Ordering::SeqCst), 1);
 }
@@ -449,13 +412,7 @@ fn data_for_the_ready_port_is_thrown_away() {
     let mut sent = 0;
     let mut fwd = 0;
     while sent < 4 * WINDOW {
-        driver.send(
-            Header {
-                len: 4096,
-                ..Driver::header(op::RW, 5000, READY_PORT)
-            },
-            &[1; 4096],
-        );
+        driver.send(Header { len: 4096, ..Driver::header(op::RW, 5000, READY_PORT) }, &[1; 4096]);
         sent += 4096;
         while sent - fwd > WINDOW - 4096 {
             fwd = driver.expect(op::CREDIT_UPDATE).fwd_cnt;
@@ -470,13 +427,7 @@ fn data_for_the_ready_port_is_thrown_away() {
     assert_eq!((header.op, header.dst_port), (op::RESPONSE, 5001));
     driver.send(Driver::header(op::REQUEST, 5000, READY_PORT), &[]);
     assert_eq!(driver.expect(op::RST).dst_port, 5000);
-    driver.send(
-        Header {
-            flags: SHUTDOWN_BOTH,
-            ..Driver::header(op::SHUTDOWN, 5001, READY_PORT)
-        },
-        &[],
-    );
+    driver.send(Header { flags: SHUTDOWN_BOTH, ..Driver::header(op::SHUTDOWN, 5001, READY_PORT) }, &[]);
     assert_eq!(driver.expect(op::RST).dst_port, 5001);
     assert_eq!(driver.ready_calls.load(Ordering::SeqCst), 1);
 }
@@ -523,78 +474,4 @@ fn after_a_reset_all_begins_anew() {
     let socket = driver.accept(1026, 4096);
     assert_eq!(read_line(&client), format!("OK {}\n", socket.host_port));
     assert_eq!(driver.ready_calls.load(Ordering::SeqCst), 1);
-}
-
-fn checksum(sum: u64, bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(sum, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
-}
-
-/// 100 MiB to the guest and back, with windows that hold only a packet or two.
-#[test]
-fn a_hundred_mebibytes_arrive_unchanged() {
-    const TOTAL: usize = 100 << 20;
-    let begin = Instant::now();
-    let mut driver = Driver::booted();
-    let (mut client, mut socket) = driver.connect(1025, 5000);
-    let mut reader = client.try_clone().unwrap();
-    let writer = std::thread::spawn(move || {
-        let (mut sum, mut sent, mut random) = (0, 0, Random(1));
-        let mut block = vec![0; 64 << 10];
-        while sent < TOTAL {
-            block
-                .chunks_mut(8)
-                .for_each(|eight| eight.copy_from_slice(&random.next().to_le_bytes()));
-            let len = (1 + random.below(64 << 10) as usize).min(TOTAL - sent);
-            sum = checksum(sum, &block[..len]);
-            client.write_all(&block[..len]).unwrap();
-            sent += len;
-        }
-        client.shutdown(Shutdown::Write).unwrap();
-        sum
-    });
-    let receiver = std::thread::spawn(move || {
-        let (mut sum, mut total) = (0, 0);
-        let mut block = vec![0; 64 << 10];
-        loop {
-            let count = reader.read(&mut block).unwrap();
-            if count == 0 {
-                return (sum, total);
-            }
-            sum = checksum(sum, &block[..count]);
-            total += count;
-        }
-    });
-    let (mut sum, mut total, mut echoed, mut fwd) = (0, 0, 0u32, 0u32);
-    let mut packets = 0;
-    loop {
-        let (header, data) = driver.recv();
-        packets += 1;
-        fwd = if header.op == op::RST { fwd } else { header.fwd_cnt };
-        match header.op {
-            op::RW => {
-                assert!(data.len() <= 5000);
-                sum = checksum(sum, &data);
-                total += data.len();
-                socket.forwarded = socket.forwarded.wrapping_add(header.len);
-                while echoed.wrapping_add(header.len).wrapping_sub(fwd) > WINDOW {
-                    let (header, data) = driver.recv();
-                    assert!(data.is_empty(), "no credit was given");
-                    fwd = header.fwd_cnt;
-                }
-                echoed = echoed.wrapping_add(header.len);
-                driver.send(socket.rw(data.len()), &data);
-            }
-            op::SHUTDOWN => break assert_eq!(header.flags, SHUTDOWN_SEND),
-            op::CREDIT_UPDATE | op::CREDIT_REQUEST => {}
-            _ => panic!("{header:?}"),
-        }
-    }
-    driver.send(socket.shutdown(SHUTDOWN_BOTH), &[]);
-    let expected = writer.join().unwrap();
-    assert_eq!((sum, total), (expected, TOTAL));
-    assert_eq!(receiver.join().unwrap(), (expected, TOTAL));
-    println!("{TOTAL} bytes to and fro in {packets} packets, {:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(120));
 }

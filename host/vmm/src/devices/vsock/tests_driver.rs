@@ -27,7 +27,7 @@ pub const READY_PORT: u32 = 1024;
 /// Longer than anything takes that works.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for what must not happen to happen.
-pub const QUIET: Duration = Duration::from_millis(60);
+pub const QUIET: Duration = Duration::from_millis(150);
 
 pub const RX: usize = 0;
 pub const TX: usize = 1;
@@ -131,19 +131,13 @@ impl Driver {
         self.interrupt = Interrupt::new(EventFd::new(EFD_NONBLOCK).unwrap());
         self.irq = Epoll::new().unwrap();
         let irq = self.interrupt.irq().as_raw_fd();
-        self.irq
-            .ctl(ControlOperation::Add, irq, EpollEvent::new(EventSet::IN, 0))
-            .unwrap();
+        self.irq.ctl(ControlOperation::Add, irq, EpollEvent::new(EventSet::IN, 0)).unwrap();
         self.got.clear();
         let mut queues = Vec::new();
         for (index, ring) in self.rings.iter_mut().enumerate() {
             let base = 0x10000 * (index as u64 + 1);
             self.memory.write_slice(&[0; 0x4000], GuestAddress(base)).unwrap();
-            *ring = Ring {
-                base,
-                free: (0..SIZE).collect(),
-                ..Ring::default()
-            };
+            *ring = Ring { base, free: (0..SIZE).collect(), ..Ring::default() };
             let mut queue = Queue::new(SIZE).unwrap();
             queue.try_set_desc_table_address(GuestAddress(base)).unwrap();
             queue.try_set_avail_ring_address(GuestAddress(ring.avail())).unwrap();
@@ -174,13 +168,7 @@ impl Driver {
     pub fn give_rx(&mut self, count: usize) {
         for _ in 0..count {
             let Some(head) = self.rings[RX].free.pop() else { break };
-            self.put(
-                RX,
-                head,
-                (4 << 20) + u64::from(head) * u64::from(RX_BUFFER),
-                RX_BUFFER,
-                WRITE,
-            );
+            self.put(RX, head, (4 << 20) + u64::from(head) * u64::from(RX_BUFFER), RX_BUFFER, WRITE);
         }
         self.kick(RX);
     }
@@ -204,9 +192,7 @@ impl Driver {
         let slot = ring.avail() + 4 + 2 * u64::from(ring.avail % SIZE);
         self.memory.write_obj(head, GuestAddress(slot)).unwrap();
         ring.avail = ring.avail.wrapping_add(1);
-        self.memory
-            .store(ring.avail, GuestAddress(ring.avail() + 2), Ordering::Release)
-            .unwrap();
+        self.memory.store(ring.avail, GuestAddress(ring.avail() + 2), Ordering::Release).unwrap();
     }
 
     /// Makes `descs`, linked as they are, available and kicks whatever the device says; for chains that a sane driver does not make.
@@ -221,9 +207,7 @@ impl Driver {
 
     /// Announces `idx` available entries.
     pub fn put_avail_idx(&mut self, ring: usize, idx: u16) {
-        self.memory
-            .write_obj(idx, GuestAddress(self.rings[ring].avail() + 2))
-            .unwrap();
+        self.memory.write_obj(idx, GuestAddress(self.rings[ring].avail() + 2)).unwrap();
         self.kicks[ring].write(1).unwrap();
     }
 
@@ -233,25 +217,16 @@ impl Driver {
         self.kicks[ring].write(1).unwrap();
     }
 
-    pub fn table(&self, ring: usize) -> u64 {
-        self.rings[ring].base
-    }
-
     /// How many chains the device has given back.
     pub fn used_idx(&self, ring: usize) -> u16 {
-        self.memory
-            .load(GuestAddress(self.rings[ring].used() + 2), Ordering::Acquire)
-            .unwrap()
+        self.memory.load(GuestAddress(self.rings[ring].used() + 2), Ordering::Acquire).unwrap()
     }
 
     fn kick(&self, ring: usize) {
         fence(Ordering::SeqCst);
         let used = self.rings[ring].used();
         let wanted = if self.features & F_EVENT_IDX != 0 {
-            let event: u16 = self
-                .memory
-                .read_obj(GuestAddress(used + 4 + 8 * u64::from(SIZE)))
-                .unwrap();
+            let event: u16 = self.memory.read_obj(GuestAddress(used + 4 + 8 * u64::from(SIZE))).unwrap();
             // Kicked after each entry but for those of `give_rx`, so "passed since" is at most a ring away.
             self.rings[ring].avail.wrapping_sub(event).wrapping_sub(1) < SIZE
         } else {
@@ -321,7 +296,8 @@ impl Driver {
 
     /// The next packet from the device; its buffer is given back at once.
     pub fn recv(&mut self) -> (Header, Vec<u8>) {
-        self.recv_within(PATIENCE).expect("no packet from the device")
+        let packet = self.recv_within(PATIENCE);
+        packet.unwrap_or_else(|| panic!("no packet from the device: {}", self.describe()))
     }
 
     pub fn recv_within(&mut self, timeout: Duration) -> Option<(Header, Vec<u8>)> {
@@ -330,6 +306,16 @@ impl Driver {
             self.give_rx(1);
         }
         packet
+    }
+
+    /// For whoever looks into a failure.
+    fn describe(&self) -> String {
+        let rings = self.rings.iter().map(|ring| {
+            let used: u16 = self.memory.read_obj(GuestAddress(ring.used() + 2)).unwrap();
+            let event: u16 = self.memory.read_obj(GuestAddress(ring.used() + 4 + 8 * u64::from(SIZE))).unwrap();
+            format!("avail {} event {event}, used {used} seen {}; ", ring.avail, ring.used)
+        });
+        format!("{}needs reset: {}", rings.collect::<String>(), self.interrupt.needs_reset())
     }
 
     /// As [`Self::recv_within`], but the buffer is not given back.
@@ -365,9 +351,7 @@ impl Driver {
         let head = self.rings[TX].free.pop().unwrap();
         let addr = (1 << 20) + u64::from(head) * TX_BUFFER;
         self.memory.write_slice(&header.to_bytes(), GuestAddress(addr)).unwrap();
-        self.memory
-            .write_slice(data, GuestAddress(addr + HEADER_LEN as u64))
-            .unwrap();
+        self.memory.write_slice(data, GuestAddress(addr + HEADER_LEN as u64)).unwrap();
         self.put(TX, head, addr, (HEADER_LEN + data.len()) as u32, 0);
         self.kick(TX);
     }
@@ -406,10 +390,7 @@ impl Driver {
     pub fn ready(&mut self) {
         self.send(Self::header(op::REQUEST, 5000, READY_PORT), &[]);
         let (header, _) = self.recv();
-        assert_eq!(
-            (header.op, header.src_port, header.dst_port),
-            (op::RESPONSE, READY_PORT, 5000)
-        );
+        assert_eq!((header.op, header.src_port, header.dst_port), (op::RESPONSE, READY_PORT, 5000));
     }
 
     /// A client that has asked for `port`.
@@ -429,16 +410,8 @@ impl Driver {
     /// Answers the REQUEST that comes next: the guest's end of the connection has `window` bytes of room.
     pub fn accept(&mut self, port: u32, window: u32) -> GuestSocket {
         let request = self.expect(op::REQUEST);
-        assert_eq!(
-            (request.src_cid, request.dst_port, request.fwd_cnt),
-            (HOST_CID, port, 0)
-        );
-        let socket = GuestSocket {
-            port,
-            host_port: request.src_port,
-            window,
-            forwarded: 0,
-        };
+        assert_eq!((request.src_cid, request.dst_port, request.fwd_cnt), (HOST_CID, port, 0));
+        let socket = GuestSocket { port, host_port: request.src_port, window, forwarded: 0 };
         self.send(socket.header(op::RESPONSE), &[]);
         socket
     }
@@ -469,10 +442,7 @@ impl Driver {
         let before = spent();
         std::thread::sleep(Duration::from_millis(200));
         let busy = spent() - before;
-        assert!(
-            busy < Duration::from_millis(40),
-            "the loop was busy for {busy:?} of 200 ms"
-        );
+        assert!(busy < Duration::from_millis(40), "the loop was busy for {busy:?} of 200 ms");
     }
 }
 
@@ -493,25 +463,15 @@ pub struct GuestSocket {
 
 impl GuestSocket {
     pub fn header(&self, op: u16) -> Header {
-        Header {
-            buf_alloc: self.window,
-            fwd_cnt: self.forwarded,
-            ..Driver::header(op, self.port, self.host_port)
-        }
+        Header { buf_alloc: self.window, fwd_cnt: self.forwarded, ..Driver::header(op, self.port, self.host_port) }
     }
 
     pub fn rw(&self, len: usize) -> Header {
-        Header {
-            len: len as u32,
-            ..self.header(op::RW)
-        }
+        Header { len: len as u32, ..self.header(op::RW) }
     }
 
     pub fn shutdown(&self, flags: u32) -> Header {
-        Header {
-            flags,
-            ..self.header(op::SHUTDOWN)
-        }
+        Header { flags, ..self.header(op::SHUTDOWN) }
     }
 
     /// Receives exactly `count` bytes, and gives their credit back.
@@ -519,11 +479,7 @@ impl GuestSocket {
         let mut bytes = Vec::new();
         while bytes.len() < count {
             let (header, data) = driver.recv();
-            assert_eq!(
-                (header.src_port, header.dst_port),
-                (self.host_port, self.port),
-                "{header:?}"
-            );
+            assert_eq!((header.src_port, header.dst_port), (self.host_port, self.port), "{header:?}");
             match header.op {
                 op::CREDIT_UPDATE | op::CREDIT_REQUEST => continue,
                 other => assert_eq!(other, op::RW),

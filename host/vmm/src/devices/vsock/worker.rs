@@ -8,7 +8,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::Shared;
-use super::muxer::{FIRST_PORT, Muxer};
+use super::muxer::{FIRST_PORT, MAX_CONNECTIONS, Muxer};
 use super::packet::{RxBuffer, TxPacket};
 use crate::devices::{ActivateError, Activation, Interrupt, QueueError, complete, next_chain, notify};
 use crate::memory::GuestMemory;
@@ -32,10 +32,7 @@ struct Budget {
 
 impl Budget {
     fn new() -> Self {
-        Budget {
-            packets: MAX_PACKETS,
-            bytes: MAX_BYTES,
-        }
+        Budget { packets: MAX_PACKETS, bytes: MAX_BYTES }
     }
 
     fn spend(&mut self, bytes: usize) {
@@ -79,7 +76,7 @@ impl Worker {
             tx,
             kicks: activation.kicks,
             interrupt: activation.interrupt,
-            muxer: Muxer::new(Arc::clone(&shared)),
+            muxer: Muxer::new(Arc::clone(&shared), MAX_CONNECTIONS),
             shared,
             listening: false,
             broken: false,
@@ -133,9 +130,7 @@ impl Worker {
                     break;
                 }
                 if std::mem::replace(&mut rechecked, true) {
-                    return Err(QueueError::Broken(
-                        "vsock: an available ring that cannot be read".into(),
-                    ));
+                    return Err(QueueError::Broken("vsock: an available ring that cannot be read".into()));
                 }
                 self.tx.disable_notification(&*memory)?;
                 continue;
@@ -173,9 +168,7 @@ impl Worker {
                     break;
                 }
                 if std::mem::replace(&mut rechecked, true) {
-                    return Err(QueueError::Broken(
-                        "vsock: an available ring that cannot be read".into(),
-                    ));
+                    return Err(QueueError::Broken("vsock: an available ring that cannot be read".into()));
                 }
                 continue;
             };
@@ -190,11 +183,7 @@ impl Worker {
                 None => self.rx.go_to_previous_position(),
             }
         }
-        if used {
-            notify(&mut self.rx, &memory, &self.interrupt)
-        } else {
-            Ok(())
-        }
+        if used { notify(&mut self.rx, &memory, &self.interrupt) } else { Ok(()) }
     }
 
     fn watch_listener(&mut self, ops: &mut EventOps) {
