@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
-use virtiofsd::server::Server;
 
+use super::TRUSTED_FOR;
 use super::persist::{FsState, TAG_MAX};
+use super::server::FileServer;
 use super::worker::{ActiveQueue, Workers};
 use crate::ThreadStart;
 use crate::devices::{
@@ -19,8 +19,8 @@ use crate::devices::{
 /// Queue 0 carries requests that must not wait behind others (FUSE_FORGET, FUSE_INTERRUPT); queue 1 all others.
 const QUEUES: [u16; 2] = [64, 512];
 const REQUEST_QUEUES: u32 = 1;
-/// How long the guest may trust what it knows of names and attributes: changes on the host are seen within this time.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// Of the files that the guest can hold open, one in so many can be one without a name (O_TMPFILE).
+const TMPFILES_SHARE: u64 = 8;
 
 /// What the device needs.
 pub struct FsConfig {
@@ -50,7 +50,7 @@ pub enum FsError {
         /// What the system said.
         reason: io::Error,
     },
-    /// A worker thread could not be started.
+    /// A worker thread could not be started, or its memory not be mapped.
     #[error("cannot start a file system worker: {0}")]
     Worker(#[from] io::Error),
 }
@@ -58,6 +58,7 @@ pub enum FsError {
 /// virtio file system device.
 pub struct Fs {
     state: FsState,
+    server: Arc<FileServer>,
     workers: Workers,
     active: Vec<Arc<ActiveQueue>>,
 }
@@ -72,13 +73,17 @@ impl Fs {
             return Err(FsError::Tag(config.tag));
         }
         let root = config.root.clone();
-        let fs = PassthroughFs::new(passthrough_config(&config)).map_err(|reason| FsError::Root { root, reason })?;
-        let workers = Workers::start(Arc::new(Server::new(fs)), config.workers.max(1), on_start)?;
-        Ok(Fs { state: FsState { tag: config.tag, activated: false }, workers, active: Vec::new() })
+        let tmpfiles_max = (config.open_files_max / TMPFILES_SHARE).max(1);
+        let fs = PassthroughFs::new(passthrough_config(&config, config.open_files_max.saturating_sub(tmpfiles_max)))
+            .map_err(|reason| FsError::Root { root, reason })?;
+        let tmpfiles_max = usize::try_from(tmpfiles_max).unwrap_or(usize::MAX);
+        let server = Arc::new(FileServer::new(fs, config.proc_self_fd, tmpfiles_max)?);
+        let workers = Workers::start(&server, config.workers.max(1), on_start)?;
+        Ok(Fs { state: FsState { tag: config.tag, activated: false }, server, workers, active: Vec::new() })
     }
 }
 
-fn passthrough_config(config: &FsConfig) -> Config {
+fn passthrough_config(config: &FsConfig, open_files_max: u64) -> Config {
     Config {
         root_dir: config.root.to_string_lossy().into_owned(),
         proc_sfd_rawfd: config.proc_self_fd.try_clone().ok(),
@@ -95,7 +100,7 @@ fn passthrough_config(config: &FsConfig) -> Config {
         allow_mmap: true,
         // Without it the guest asks for security.capability before each write.
         killpriv_v2: true,
-        guest_fd_limit: config.open_files_max,
+        guest_fd_limit: open_files_max,
         ..Config::default()
     }
 }
@@ -138,6 +143,7 @@ impl VirtioDevice for Fs {
         for active in self.active.drain(..) {
             active.stop();
         }
+        self.server.reset();
         self.state.activated = false;
     }
 }

@@ -1,4 +1,5 @@
-//! virtio file system device (virtio 1.2, section 5.11), answered in this process by virtiofsd's `PassthroughFs`.
+//! virtio file system device (virtio 1.2, section 5.11), answered in this process by virtiofsd's `PassthroughFs`,
+//! with a server for files that have no name (O_TMPFILE) in front of it.
 //!
 //! ```text
 //!  driver ──kick──▶ eventfd (semaphore) ──▶ one of the workers: pop a chain, answer it, give it back, interrupt
@@ -9,10 +10,23 @@
 mod device;
 mod persist;
 mod request;
+mod server;
+mod tmpfile;
 mod worker;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_driver;
+#[cfg(test)]
+mod tests_guest;
+#[cfg(test)]
+mod tests_tmpfile;
+
+use std::time::Duration;
 
 pub use device::{Fs, FsConfig, FsError};
 pub use persist::FsState;
+
+/// How long the guest may trust what it knows of names and attributes: changes on the host are seen within this time.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! One FUSE request: from a descriptor chain to virtiofsd's server and back.
+//! One FUSE request: from a descriptor chain to the file server and back.
 
 use std::io::Write;
 use std::mem::size_of;
@@ -7,15 +7,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use virtio_queue::DescriptorChain;
 use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
-use virtiofsd::passthrough::PassthroughFs;
-use virtiofsd::server::Server;
 use vm_memory::ByteValued;
 
+use super::server::FileServer;
 use crate::memory::GuestMemory;
 
 /// Answers the request in `chain`. Returns the number of bytes written into it; 0 for requests without an answer and for what
 /// is no request at all.
-pub fn answer(server: &Server<PassthroughFs>, chain: DescriptorChain<&GuestMemory>, memory: &GuestMemory) -> u32 {
+pub fn answer(server: &FileServer, chain: DescriptorChain<&GuestMemory>, memory: &GuestMemory) -> u32 {
     let Ok(reader) = Reader::new(memory, chain.clone()) else { return 0 };
     let Ok(writer) = Writer::new(memory, chain.clone()) else { return 0 };
     let Ok(header) = reader.clone().read_obj::<InHeader>() else { return 0 };
@@ -23,8 +22,7 @@ pub fn answer(server: &Server<PassthroughFs>, chain: DescriptorChain<&GuestMemor
     if wants_answer(header.opcode) && writer.available_bytes() < size_of::<OutHeader>() {
         return 0;
     }
-    // The type parameter stands for a vhost-user back channel, which there is none of.
-    let handled = catch_unwind(AssertUnwindSafe(|| server.handle_message::<()>(reader, writer, None)));
+    let handled = catch_unwind(AssertUnwindSafe(|| server.handle_message(header, reader, writer)));
     match handled {
         Ok(Ok(written)) => u32::try_from(written).unwrap_or(0),
         // A request that does not decode, or one that met a defect in the server: the guest gets an I/O error, others go on.

@@ -6,11 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use virtio_queue::{DescriptorChain, Queue, QueueT};
-use virtiofsd::passthrough::PassthroughFs;
-use virtiofsd::server::Server;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::request;
+use super::server::FileServer;
 use crate::devices::{Interrupt, QueueError, complete, next_chain, notify};
 use crate::memory::GuestMemory;
 use crate::{ThreadKind, ThreadStart};
@@ -57,7 +56,7 @@ impl ActiveQueue {
         *lock(&self.serving) += 1;
     }
 
-    fn serve(&self, server: &Server<PassthroughFs>) {
+    fn serve(&self, server: &FileServer) {
         if let Err(err) = self.serve_until_stopped(server) {
             log::warn!("fs: {err}; not served until the device is reset");
             self.interrupt.set_needs_reset();
@@ -66,7 +65,7 @@ impl ActiveQueue {
         self.left.notify_all();
     }
 
-    fn serve_until_stopped(&self, server: &Server<PassthroughFs>) -> Result<(), QueueError> {
+    fn serve_until_stopped(&self, server: &FileServer) -> Result<(), QueueError> {
         while !self.stop.load(Ordering::Acquire) {
             match self.pop()? {
                 Some(chain) => {
@@ -117,11 +116,11 @@ impl Workers {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(server: Arc<Server<PassthroughFs>>, requests: usize, on_start: ThreadStart) -> io::Result<Self> {
+    pub fn start(server: &Arc<FileServer>, requests: usize, on_start: ThreadStart) -> io::Result<Self> {
         let mut threads = Vec::with_capacity(requests + 1);
         for index in 0..=requests {
             let (sender, receiver) = channel();
-            let (server, on_start) = (Arc::clone(&server), Arc::clone(&on_start));
+            let (server, on_start) = (Arc::clone(server), Arc::clone(&on_start));
             std::thread::Builder::new()
                 .name(format!("fs{index}"))
                 .spawn(move || work(&receiver, &server, &on_start))?;
@@ -144,7 +143,7 @@ impl Workers {
     }
 }
 
-fn work(active: &Receiver<Arc<ActiveQueue>>, server: &Server<PassthroughFs>, on_start: &ThreadStart) {
+fn work(active: &Receiver<Arc<ActiveQueue>>, server: &FileServer, on_start: &ThreadStart) {
     // virtiofsd changes the working directory for xattr calls: each thread needs one of its own.
     if let Err(err) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS) {
         log::error!("fs: unshare(CLONE_FS) failed: {err}");
