@@ -37,38 +37,17 @@ pub struct Archive {
 impl Archive {
     /// Adds a directory.
     pub fn directory(&mut self, path: &str, permissions: u32) -> Result<(), CpioError> {
-        self.add(
-            path,
-            Entry {
-                mode: DIRECTORY | permissions,
-                links: 2,
-                content: Vec::new(),
-            },
-        )
+        self.add(path, Entry { mode: DIRECTORY | permissions, links: 2, content: Vec::new() })
     }
 
     /// Adds a regular file.
     pub fn file(&mut self, path: &str, permissions: u32, content: Vec<u8>) -> Result<(), CpioError> {
-        self.add(
-            path,
-            Entry {
-                mode: REGULAR | permissions,
-                links: 1,
-                content,
-            },
-        )
+        self.add(path, Entry { mode: REGULAR | permissions, links: 1, content })
     }
 
     /// Adds a symbolic link.
     pub fn symlink(&mut self, path: &str, target: &str) -> Result<(), CpioError> {
-        self.add(
-            path,
-            Entry {
-                mode: SYMLINK | 0o777,
-                links: 1,
-                content: target.as_bytes().to_vec(),
-            },
-        )
+        self.add(path, Entry { mode: SYMLINK | 0o777, links: 1, content: target.as_bytes().to_vec() })
     }
 
     fn add(&mut self, path: &str, entry: Entry) -> Result<(), CpioError> {
@@ -86,16 +65,7 @@ impl Archive {
         for (inode, (path, entry)) in (1..).zip(&self.entries) {
             append(&mut out, inode, path, entry)?;
         }
-        append(
-            &mut out,
-            0,
-            TRAILER,
-            &Entry {
-                mode: 0,
-                links: 1,
-                content: Vec::new(),
-            },
-        )?;
+        append(&mut out, 0, TRAILER, &Entry { mode: 0, links: 1, content: Vec::new() })?;
         Ok(out)
     }
 }
@@ -105,21 +75,8 @@ fn append(out: &mut Vec<u8>, inode: u32, path: &str, entry: &Entry) -> Result<()
     let size = field(entry.content.len())?;
     let name_size = field(path.len() + 1)?;
     let (uid, gid, mtime, device, checksum) = (0, 0, 0, 0, 0);
-    let fields = [
-        inode,
-        entry.mode,
-        uid,
-        gid,
-        entry.links,
-        mtime,
-        size,
-        device,
-        device,
-        device,
-        device,
-        name_size,
-        checksum,
-    ];
+    let fields =
+        [inode, entry.mode, uid, gid, entry.links, mtime, size, device, device, device, device, name_size, checksum];
     out.extend_from_slice(b"070701");
     for value in fields {
         out.extend_from_slice(format!("{value:08x}").as_bytes());

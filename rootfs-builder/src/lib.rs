@@ -93,10 +93,7 @@ pub fn build(config: &Config) -> Result<Vec<u8>, BuildError> {
 
 /// Writes `image` to `output` in one step: a reader sees the old file or the new one, never a part.
 pub fn write(image: &[u8], output: &Path) -> Result<(), BuildError> {
-    let failed = |source| BuildError::Write {
-        path: output.to_owned(),
-        source,
-    };
+    let failed = |source| BuildError::Write { path: output.to_owned(), source };
     let directory = match output.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -104,29 +101,17 @@ pub fn write(image: &[u8], output: &Path) -> Result<(), BuildError> {
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
     file.write_all(image).map_err(failed)?;
     // The temporary file is private to its owner; the image may be read by whoever runs containers.
-    file.as_file()
-        .set_permissions(fs::Permissions::from_mode(0o644))
-        .map_err(failed)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
     file.persist(output).map_err(|error| failed(error.error))?;
     Ok(())
 }
 
 fn read_static_program(role: &'static str, path: &Path) -> Result<Vec<u8>, BuildError> {
-    let bytes = fs::read(path).map_err(|source| BuildError::Read {
-        role,
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = fs::read(path).map_err(|source| BuildError::Read { role, path: path.to_owned(), source })?;
     match is_static_program(&bytes) {
         Some(true) => Ok(bytes),
-        Some(false) => Err(BuildError::Dynamic {
-            role,
-            path: path.to_owned(),
-        }),
-        None => Err(BuildError::NotExecutable {
-            role,
-            path: path.to_owned(),
-        }),
+        Some(false) => Err(BuildError::Dynamic { role, path: path.to_owned() }),
+        None => Err(BuildError::NotExecutable { role, path: path.to_owned() }),
     }
 }
 
@@ -137,12 +122,7 @@ fn is_static_program(bytes: &[u8]) -> Option<bool> {
     const PT_INTERP: u64 = 3;
     let number = |at: usize, size: usize| -> Option<u64> {
         let field = bytes.get(at..at.checked_add(size)?)?;
-        Some(
-            field
-                .iter()
-                .rev()
-                .fold(0, |value, byte| (value << 8) | u64::from(*byte)),
-        )
+        Some(field.iter().rev().fold(0, |value, byte| (value << 8) | u64::from(*byte)))
     };
     if !bytes.starts_with(ELF_64_LITTLE_ENDIAN) || number(18, 2)? != EM_X86_64 {
         return None;

@@ -25,10 +25,7 @@ struct Arguments {
 }
 
 fn run(arguments: Arguments) -> Result<(), BuildError> {
-    let config = Config {
-        agent: arguments.agent,
-        busybox: arguments.debug.then_some(arguments.busybox),
-    };
+    let config = Config { agent: arguments.agent, busybox: arguments.debug.then_some(arguments.busybox) };
     write(&build(&config)?, &arguments.output)
 }
 

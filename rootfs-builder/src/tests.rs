@@ -63,13 +63,7 @@ fn fixture(agent: &[u8]) -> (tempfile::TempDir, Config) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent");
     fs::write(&path, agent).unwrap();
-    (
-        directory,
-        Config {
-            agent: path,
-            busybox: None,
-        },
-    )
+    (directory, Config { agent: path, busybox: None })
 }
 
 #[test]
@@ -80,10 +74,7 @@ fn holds_the_agent_and_nothing_else() {
         let entries = parse(&build(&config).unwrap());
         assert_eq!(entries.len(), 1);
         let init = &entries[0];
-        assert_eq!(
-            (init.name.as_str(), init.mode, init.mtime, init.owner),
-            ("init", 0o100755, 0, (0, 0))
-        );
+        assert_eq!((init.name.as_str(), init.mode, init.mtime, init.owner), ("init", 0o100755, 0, (0, 0)));
         assert_eq!(init.content, agent);
     }
 }
@@ -108,10 +99,7 @@ fn debug_adds_busybox_and_its_links() {
     assert_eq!(names[0], "bin");
     assert!(names.is_sorted());
     let shell = entries.iter().find(|entry| entry.name == "bin/sh").unwrap();
-    assert_eq!(
-        (shell.mode, shell.content.as_slice()),
-        (0o120777, b"busybox".as_slice())
-    );
+    assert_eq!((shell.mode, shell.content.as_slice()), (0o120777, b"busybox".as_slice()));
     let mut inodes: Vec<_> = entries.iter().map(|entry| entry.inode).collect();
     inodes.dedup();
     assert_eq!(inodes.len(), entries.len());
@@ -119,17 +107,9 @@ fn debug_adds_busybox_and_its_links() {
 
 #[test]
 fn refuses_what_the_guest_could_not_start() {
-    let missing = Config {
-        agent: PathBuf::from("/nonexistent/agent"),
-        busybox: None,
-    };
+    let missing = Config { agent: PathBuf::from("/nonexistent/agent"), busybox: None };
     let error = build(&missing).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("cannot read the agent /nonexistent/agent: "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("cannot read the agent /nonexistent/agent: "), "{error}");
     for text in [b"#!/bin/sh\n".to_vec(), Vec::new(), program(1, b"")[..60].to_vec()] {
         let (_directory, config) = fixture(&text);
         assert!(matches!(build(&config), Err(BuildError::NotExecutable { .. })));
