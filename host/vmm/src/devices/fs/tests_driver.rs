@@ -1,7 +1,8 @@
 //! A driver for the file system device: the other side of its queues.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,7 +49,8 @@ pub fn device(root: &Path) -> Fs {
     let config = FsConfig {
         tag: "test".into(),
         root: root.to_owned(),
-        proc_self_fd: File::open("/proc/self/fd").unwrap(),
+        // As the jail has it.
+        proc_self_fd: OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/proc/self/fd").unwrap(),
         workers: 3,
         open_files_max: 100,
     };

@@ -12,7 +12,7 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
@@ -63,7 +63,10 @@ impl Directories {
     }
 
     fn search(&self, ino: u64) -> Result<OwnedFd, Errno> {
-        for entry in Dir::read_from(&self.proc_self_fd)? {
+        // Opened anew: ours may be an O_PATH one, which cannot be read.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let readable = rustix::fs::openat(&self.proc_self_fd, c".", flags, Mode::empty())?;
+        for entry in Dir::new(readable)? {
             let entry = entry?;
             // "." and ".." are not numbers.
             let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
@@ -185,5 +188,27 @@ impl Loopback {
         let start = GuestAddress(ANSWER + size_of::<OutHeader>() as u64);
         self.memory.read_slice(&mut answer, start).map_err(|_| Errno::IO)?;
         Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marked_directory_is_found_whatever_its_number() {
+        // As in the jail: of /proc there is this descriptor alone.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc_self_fd = rustix::fs::open("/proc/self/fd", flags, Mode::empty()).unwrap();
+        let directories = Directories::new(File::from(proc_self_fd)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let open = |flags| rustix::fs::open(dir.path(), flags | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let (_plain, _path) = (open(OFlags::RDONLY), open(OFlags::PATH));
+        let ino = rustix::fs::stat(dir.path()).unwrap().st_ino;
+        assert_eq!(directories.search(ino).unwrap_err(), Errno::IO);
+        let _marked = open(MARK);
+        let found = directories.search(ino).unwrap();
+        assert_eq!(rustix::fs::fstat(&found).unwrap().st_ino, ino);
+        assert!(rustix::fs::fcntl_getfl(&found).unwrap().contains(MARK));
     }
 }
