@@ -91,6 +91,15 @@ impl Terminal {
         }
     }
 
+    /// Waits until the runtime has put the terminal into raw mode: what is typed earlier may be lost, as with ssh.
+    pub fn wait_until_raw(&self) {
+        let start = Instant::now();
+        while self.settings().local_modes.contains(rustix::termios::LocalModes::ICANON) {
+            assert!(start.elapsed() < Duration::from_secs(60), "the terminal was never put into raw mode");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Changes the window's size; the kernel sends SIGWINCH.
     pub fn resize(&self, window: Winsize) {
         rustix::termios::tcsetwinsize(&self.master, window).expect("set window size");

@@ -18,6 +18,7 @@ fn session(env: &Env) {
     let mut terminal = Terminal::start(&env.command(&bundle), size(33, 101));
     let before = terminal.settings();
     terminal.wait_for("ready> ");
+    terminal.wait_until_raw();
     let during = terminal.settings();
     assert_ne!(before.local_modes, during.local_modes, "the terminal is in raw mode while the container has it");
 
@@ -41,7 +42,9 @@ fn session(env: &Env) {
     terminal.wait_for("ready> ");
 
     // A resize reaches the program as a signal and as the size.
-    terminal.write("trap 'echo resized to $(stty size)' WINCH; echo wait''ing; while :; do sleep 0.1; done\r");
+    // (A shell without job control: with it the signal would go to each sleep's own process group.)
+    let script = "trap \"echo resized to \\$(stty size)\" WINCH; echo wait\"\"ing; while :; do sleep 0.1; done";
+    terminal.write(&format!("sh -c '{script}'\r"));
     terminal.wait_for("waiting\r\n");
     terminal.resize(size(50, 132));
     terminal.wait_for("resized to 50 132\r\n");
@@ -66,6 +69,7 @@ fn line_editing(env: &Env) {
     let bundle = env.bundle(Root::Busybox).set("/process/terminal", json!(true)).script("echo go; cat; echo end");
     let mut terminal = Terminal::start(&env.command(&bundle), size(24, 80));
     terminal.wait_for("go\r\n");
+    terminal.wait_until_raw();
     terminal.write("abX\x7fc\r");
     terminal.wait_for("\r\nabc\r\n");
     terminal.write("thrown away\x15kept\r");
