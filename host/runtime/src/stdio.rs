@@ -93,14 +93,16 @@ pub fn start(
         let token = stdio.terminal_token;
         let (input, output) = (stdin.as_fd().try_clone_to_owned()?, stdout.as_fd().try_clone_to_owned()?);
         let running = Running::new(&outputs);
-        spawn("terminal", move || carry_terminal(connect(token), input, &output, first_output, running))?;
+        spawn("terminal", move || {
+            carry_terminal(connect_nonblocking(&connect, token), input, &output, first_output, running)
+        })?;
         return Ok((stdio, outputs));
     }
     if let Some(input) = unless_null(stdin.as_fd())? {
         stdio.stdin_token = random_token()?;
         let (token, connect) = (stdio.stdin_token, connect.clone());
         spawn("stdin", move || {
-            let Ok(stream) = connect(token) else { return };
+            let Ok(stream) = connect_nonblocking(&connect, token) else { return };
             let _ = copy(input.as_fd(), stream.as_fd(), Some(stream.as_fd()), || {});
             let _ = stream.shutdown(Shutdown::Write);
             // The connection stays until the guest closes it too: closing now could cut off what is under way.
@@ -118,7 +120,7 @@ pub fn start(
         let (connect, first_output, running) = (connect.clone(), first_output.clone(), Running::new(&outputs));
         spawn(name, move || {
             let _running = running;
-            if let Ok(stream) = connect(token) {
+            if let Ok(stream) = connect_nonblocking(&connect, token) {
                 let _ = copy(stream.as_fd(), output.as_fd(), None, first_output);
             }
         })?;
@@ -128,6 +130,15 @@ pub fn start(
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_string()).spawn(run).map(drop)
+}
+
+fn connect_nonblocking(
+    connect: &impl Fn(u64) -> Result<UnixStream, ConnectError>,
+    token: u64,
+) -> Result<UnixStream, ConnectError> {
+    let stream = connect(token)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 fn carry_terminal(
@@ -163,6 +174,9 @@ fn unless_null(fd: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
 
 /// Copies until the end of `from`, or until `gone` (a socket) was closed by its other end. Calls `first` after the first bytes.
 /// Either descriptor may be blocking or not. Returns the number of bytes copied.
+///
+/// splice(2) never waits here: while it does, the kernel holds the pipe's lock, so that nobody else can read what is in the pipe
+/// or write to it, not even be killed. A socket that is written to must be non-blocking for the same reason.
 pub fn copy(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
@@ -179,7 +193,7 @@ pub fn copy(
             return Ok(total);
         }
         let moved = match buffer.len() {
-            0 => splice(from, None, to, None, SPLICE, SpliceFlags::MOVE),
+            0 => splice(from, None, to, None, SPLICE, SpliceFlags::MOVE | SpliceFlags::NONBLOCK),
             _ => move_once(from, to, &mut buffer),
         };
         match moved {
@@ -318,6 +332,54 @@ mod tests {
             scope.spawn(move || check_all(reader));
             scope.spawn(move || copy(stream.as_fd(), writer.as_fd(), None, || {}).unwrap());
         });
+    }
+
+    /// Reads from the pipe, on a thread so that a pipe whose lock is held fails the test.
+    fn read_soon(mut from: impl Read + Send + 'static, count: usize) -> String {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let mut data = vec![0; count];
+            from.read_exact(&mut data).unwrap();
+            sender.send(String::from_utf8(data).unwrap()).unwrap();
+        });
+        receiver.recv_timeout(Duration::from_secs(10)).expect("the pipe can be read")
+    }
+
+    #[test]
+    fn a_pipe_for_two_streams_is_free_while_both_are_silent() {
+        let (reader, writer) = pipe().unwrap();
+        let streams = [UnixStream::pair().unwrap(), UnixStream::pair().unwrap()];
+        let sources = streams.map(|(source, stream)| {
+            let writer = writer.try_clone().unwrap();
+            thread::spawn(move || copy(stream.as_fd(), writer.as_fd(), None, || {}));
+            source
+        });
+        thread::sleep(Duration::from_millis(50));
+        for (mut source, text) in sources.iter().zip(["one", "two"]) {
+            source.write_all(text.as_bytes()).unwrap();
+            assert_eq!(read_soon(reader.try_clone().unwrap(), 3), text);
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_free_while_its_guest_reads_nothing() {
+        let (reader, mut writer) = pipe().unwrap();
+        let (stream, _guest) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let source = reader.try_clone().unwrap();
+        thread::spawn(move || copy(source.as_fd(), stream.as_fd(), Some(stream.as_fd()), || {}));
+        // More than the socket and the pipe hold, without blocking.
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for _ in 0..1000 {
+                let _ = writer.write(&[0; 4096]);
+                thread::sleep(Duration::from_micros(200));
+            }
+            sender.send(()).unwrap();
+        });
+        receiver.recv_timeout(Duration::from_secs(20)).expect("the pipe can be written to");
+        drop(reader);
     }
 
     #[test]
