@@ -237,7 +237,7 @@ def test_devices(agent):
     devices = [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600, "uid": 7, "gid": 8},
                {"path": "/dev/sub/pipe", "type": "p", "fileMode": 0o644, "major": 0, "minor": 0}]
     linux = {"devices": devices}
-    script = "stat -c '%F %a %u %g %t %T' /dev/fuse /dev/sub/pipe; : < /dev/fuse; echo $?; echo x > /dev/null && head -c 4 /dev/zero | wc -c"
+    script = "stat -c '%F %a %u %g %t %T' /dev/fuse /dev/sub/pipe; true < /dev/fuse; echo $?; echo x > /dev/null && head -c 4 /dev/zero | wc -c"
     denied = run(agent, script, linux=linux)
     assert "character special file 600 7 8 a e5" in denied.out and "fifo 644" in denied.out, denied
     assert denied.out.endswith("1\n4\n") and "not permitted" in denied.error, denied

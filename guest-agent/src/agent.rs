@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Agent {
     pub listening_ns: u64,
     /// Set by Shutdown, whose reply is the last thing sent.
     pub ending: AtomicBool,
-    replied: AtomicU64,
+    replied: AtomicBool,
 }
 
 /// Serves for ever; an error is fatal for the guest.
@@ -42,7 +42,7 @@ pub async fn run() -> Result<(), boot::Error> {
     let listening_ns = now_ns();
     let mut ready = Box::pin(VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)));
     // One poll sends the connection request; the answer comes while the mounts are made.
-    let answered = futures_now(ready.as_mut());
+    let answered = poll_once(ready.as_mut());
     boot::rest()?;
     let agent = Arc::new(Agent {
         reaper: Reaper::default(),
@@ -50,7 +50,7 @@ pub async fn run() -> Result<(), boot::Error> {
         containers: Containers::default(),
         listening_ns,
         ending: AtomicBool::new(false),
-        replied: AtomicU64::new(0),
+        replied: AtomicBool::new(false),
     });
     let mut server = ttrpc::asynchronous::Server::new()
         .add_listener(rpc_listener(rpc, agent.clone()))
@@ -74,7 +74,7 @@ pub async fn run() -> Result<(), boot::Error> {
 }
 
 /// Polls a future once, outside of any task's wake-ups: the task that later awaits it registers its own.
-fn futures_now<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(std::task::Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
@@ -97,17 +97,10 @@ async fn accept_stdio(listener: VsockListener, agent: Arc<Agent>) {
 }
 
 fn rpc_listener(listener: VsockListener, agent: Arc<Agent>) -> ttrpc::asynchronous::transport::Listener {
-    let accepted = futures_stream(listener, agent);
-    ttrpc::asynchronous::transport::Listener::new(accepted)
+    ttrpc::asynchronous::transport::Listener::new(Accepted { listener, agent })
 }
 
-fn futures_stream(
-    listener: VsockListener,
-    agent: Arc<Agent>,
-) -> impl futures_core::Stream<Item = io::Result<RpcStream>> + Send + 'static {
-    Accepted { listener, agent }
-}
-
+/// Connections as ttrpc wants them: a stream of streams.
 struct Accepted {
     listener: VsockListener,
     agent: Arc<Agent>,
@@ -122,7 +115,7 @@ impl futures_core::Stream for Accepted {
     }
 }
 
-/// A connection that counts what it has sent, so that the power is not cut before Shutdown's reply has left.
+/// A connection that notices when it sends, so that the power is not cut before Shutdown's reply has left.
 struct RpcStream {
     stream: VsockStream,
     agent: Arc<Agent>,
@@ -137,10 +130,9 @@ impl AsyncRead for RpcStream {
 impl AsyncWrite for RpcStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let (Poll::Ready(Ok(n)), true) = (&written, self.agent.ending.load(Ordering::Relaxed)) {
-            if self.agent.replied.fetch_add(*n as u64, Ordering::Relaxed) == 0 {
-                tokio::spawn(end_when_sent(rustix::io::dup(&self.stream)));
-            }
+        let last = matches!(written, Poll::Ready(Ok(_))) && self.agent.ending.load(Ordering::Relaxed);
+        if last && !self.agent.replied.swap(true, Ordering::Relaxed) {
+            tokio::spawn(end_when_sent(rustix::io::dup(&self.stream)));
         }
         written
     }

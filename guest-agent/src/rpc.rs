@@ -121,11 +121,16 @@ impl agent_ttrpc::Agent for Service {
         let agent = self.0.clone();
         whole(async move {
             agent.containers.end_all(&agent).await;
+            // The reply is the next thing the connection writes, and when it has left the machine is reset. So it is when
+            // nobody is there to take the reply.
+            agent.ending.store(true, Ordering::Relaxed);
+            tokio::spawn(async {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                crate::boot::power_off()
+            });
             Ok(())
         })
         .await?;
-        // The reply is the next thing the connection writes, and when it has left the machine is reset.
-        self.0.ending.store(true, Ordering::Relaxed);
         Ok(Empty::default())
     }
 }

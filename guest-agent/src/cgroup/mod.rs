@@ -58,12 +58,11 @@ pub enum Error {
 /// A cgroup that holds one container.
 pub struct Cgroup {
     path: PathBuf,
-    fd: OwnedFd,
 }
 
 impl Cgroup {
-    /// Makes the cgroup and applies the limits; on failure nothing stays.
-    pub fn create(container_id: &str, linux: Option<&Linux>) -> Result<Cgroup, Error> {
+    /// Makes the cgroup and applies the limits; on failure nothing stays. The descriptor is for CLONE_INTO_CGROUP.
+    pub fn create(container_id: &str, linux: Option<&Linux>) -> Result<(Cgroup, OwnedFd), Error> {
         let given = linux.and_then(|l| l.cgroups_path().as_deref());
         let relative = path::of(given, container_id)?;
         let path = Path::new(ROOT).join(&relative);
@@ -77,9 +76,9 @@ impl Cgroup {
         create_dir(&path).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
-        let cgroup = Cgroup { path, fd };
-        match cgroup.limit(linux) {
-            Ok(()) => Ok(cgroup),
+        let cgroup = Cgroup { path };
+        match cgroup.limit(linux, fd.as_fd()) {
+            Ok(()) => Ok((cgroup, fd)),
             Err(error) => {
                 cgroup.remove();
                 Err(error)
@@ -87,14 +86,14 @@ impl Cgroup {
         }
     }
 
-    fn limit(&self, linux: Option<&Linux>) -> Result<(), Error> {
+    fn limit(&self, linux: Option<&Linux>, fd: BorrowedFd<'_>) -> Result<(), Error> {
         let resources = linux.and_then(|l| l.resources().as_ref());
         for (file, value) in resources.map(resources::settings).transpose()?.unwrap_or_default() {
             self.write(&file, &value)?;
         }
         let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
         let program = sys::bpf_load_device(&device_program::generate(devices)).map_err(Error::Devices)?;
-        sys::bpf_attach_device(program.as_fd(), self.fd()).map_err(Error::Devices)
+        sys::bpf_attach_device(program.as_fd(), fd).map_err(Error::Devices)
     }
 
     fn write(&self, file: &str, value: &str) -> Result<(), Error> {
@@ -104,11 +103,6 @@ impl Cgroup {
             .open(self.path.join(file))
             .and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes()))
             .map_err(failed)
-    }
-
-    /// For CLONE_INTO_CGROUP.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 
     /// Absolute, in the guest.

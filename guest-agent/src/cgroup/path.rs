@@ -8,10 +8,10 @@ use super::Error;
 pub fn of(given: Option<&Path>, container_id: &str) -> Result<PathBuf, Error> {
     let given = given.unwrap_or(Path::new(""));
     let text = given.to_str().ok_or(Error::Path("is not UTF-8"))?;
-    if let [slice, prefix, name] = text.split(':').collect::<Vec<_>>()[..] {
-        if !text.contains('/') {
-            return systemd(slice, prefix, name);
-        }
+    if let [slice, prefix, name] = text.split(':').collect::<Vec<_>>()[..]
+        && !text.contains('/')
+    {
+        return systemd(slice, prefix, name);
     }
     let mut path = PathBuf::new();
     for part in given.components() {

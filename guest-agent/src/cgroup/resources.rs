@@ -26,10 +26,10 @@ pub fn settings(resources: &LinuxResources) -> Result<Settings, Error> {
     for limit in resources.hugepage_limits().iter().flatten() {
         hugepages(limit, &mut out)?;
     }
-    if let Some(network) = resources.network() {
-        if network.class_id().is_some_and(|c| c != 0) || network.priorities().as_ref().is_some_and(|p| !p.is_empty()) {
-            return refuse("network", V1_ONLY);
-        }
+    if let Some(network) = resources.network()
+        && (network.class_id().is_some_and(|c| c != 0) || network.priorities().as_ref().is_some_and(|p| !p.is_empty()))
+    {
+        return refuse("network", V1_ONLY);
     }
     for (device, limit) in resources.rdma().iter().flatten() {
         let value = |v: Option<u32>| v.map_or("max".to_owned(), |v| v.to_string());

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -78,8 +78,8 @@ async fn build(agent: &Arc<Agent>, id: &str, plan: &Plan, stdio: &Stdio) -> Resu
     let sources = plan.mounts.iter().filter(|m| m.options.bind || m.fs_type == "bind").map(|m| m.source.as_path());
     let joined = plan.namespaces.joined.iter().map(|(_, path)| path.as_path());
     agent.containers.mount_share([plan.root()].into_iter().chain(sources).chain(joined)).await?;
-    let cgroup = Cgroup::create(id, plan.spec.linux().as_ref())?;
-    let born = match give_birth(agent, plan, &streams, stdio, &cgroup) {
+    let (cgroup, cgroup_fd) = Cgroup::create(id, plan.spec.linux().as_ref())?;
+    let born = match give_birth(agent, plan, &streams, stdio, (&cgroup, cgroup_fd)) {
         Ok(born) => born,
         Err(error) => {
             cgroup.remove();
@@ -112,7 +112,7 @@ async fn build(agent: &Arc<Agent>, id: &str, plan: &Plan, stdio: &Stdio) -> Resu
         pid,
         cgroup,
         channel: Mutex::new(Some(channel)),
-        master,
+        master: Mutex::new(master),
         exited,
         ended,
     });
@@ -198,7 +198,13 @@ struct Born {
 }
 
 /// The clone. No await between it and [`crate::reaper::Reaper::watch`].
-fn give_birth(agent: &Agent, plan: &Plan, streams: &Streams, stdio: &Stdio, cgroup: &Cgroup) -> Result<Born, Error> {
+fn give_birth(
+    agent: &Agent,
+    plan: &Plan,
+    streams: &Streams,
+    stdio: &Stdio,
+    cgroup: (&Cgroup, OwnedFd),
+) -> Result<Born, Error> {
     let linux = plan.spec.linux().as_ref();
     let joined = Joined::open(&plan.namespaces)?;
     let mappings = linux.and_then(|l| l.uid_mappings().as_deref());
@@ -206,9 +212,10 @@ fn give_birth(agent: &Agent, plan: &Plan, streams: &Streams, stdio: &Stdio, cgro
     let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the container's pipes"))?;
     let (channel, child_channel) = sync::pair().map_err(step("open a socket to the container's process"))?;
     let size = first_size(plan, stdio.terminal_size.as_ref());
+    let (cgroup, cgroup_fd) = cgroup;
     let cgroup_path = cgroup.path().to_owned();
     let job = Job { plan, channel: child_channel, stdio: inherited, joined, cgroup: cgroup_path, size };
-    match namespaces::clone(&plan.namespaces, &job.joined, linux, cgroup)? {
+    match namespaces::clone(&plan.namespaces, &job.joined, linux, cgroup_fd.as_fd())? {
         sys::Cloned::Child => child::run(&job),
         sys::Cloned::Parent(pid) => Ok(Born { pid, channel, exit: agent.reaper.watch(pid), ends }),
     }
@@ -291,6 +298,7 @@ async fn supervise(
     agent.containers.sync(&agent).await;
     let oom_killed = container.cgroup.oom_killed();
     container.cgroup.remove();
+    container.close();
     let _ = ended.send(Some(End { exit, oom_killed }));
 }
 

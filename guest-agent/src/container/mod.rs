@@ -126,7 +126,8 @@ pub struct Container {
     cgroup: Cgroup,
     /// Taken by Start.
     channel: Mutex<Option<Channel>>,
-    master: Option<Master>,
+    /// Of its terminal.
+    master: Mutex<Option<Master>>,
     /// Set when the process has been reaped; from then on its number means nothing.
     exited: watch::Receiver<Option<Exit>>,
     /// Set when all output has been sent as well.
@@ -184,9 +185,16 @@ impl Container {
         kill_process(self.pid, signal).map_err(|e| failed(e.into()))
     }
 
+    /// Closes what nobody needs after the end.
+    fn close(&self) {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.master.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Sets the terminal's size.
     pub fn resize(&self, rows: u32, columns: u32) -> Result<(), Error> {
-        let master = self.master.as_ref().ok_or_else(|| Error::NoTerminal(self.id.clone()))?;
+        let master = self.master.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let master = master.ok_or_else(|| Error::NoTerminal(self.id.clone()))?;
         tcsetwinsize(master.get_ref(), winsize(rows, columns)).map_err(step("resize the terminal"))
     }
 }
@@ -247,10 +255,10 @@ impl Containers {
             }
         }
         self.sync(agent).await;
-        if self.share.lock().await.take().is_some() {
-            if let Err(error) = rustix::mount::unmount(SHARE_DIR, rustix::mount::UnmountFlags::DETACH) {
-                log::warn!("cannot unmount {SHARE_DIR}: {error}");
-            }
+        if self.share.lock().await.take().is_some()
+            && let Err(error) = rustix::mount::unmount(SHARE_DIR, rustix::mount::UnmountFlags::DETACH)
+        {
+            log::warn!("cannot unmount {SHARE_DIR}: {error}");
         }
     }
 

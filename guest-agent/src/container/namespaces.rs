@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::Linux;
 
 use super::{Error, step};
-use crate::cgroup::Cgroup;
 use crate::spec::Namespaces;
 use crate::{boot, sys};
 
@@ -53,7 +52,7 @@ pub fn clone(
     namespaces: &Namespaces,
     joined: &Joined,
     linux: Option<&Linux>,
-    cgroup: &Cgroup,
+    cgroup: BorrowedFd<'_>,
 ) -> Result<sys::Cloned, Error> {
     let _pid = joined.get(libc::CLONE_NEWPID).map(|fd| Detour::join(fd, libc::CLONE_NEWPID, "pid")).transpose()?;
     let _time = match joined.get(libc::CLONE_NEWTIME) {
@@ -62,7 +61,7 @@ pub fn clone(
         None => None,
     };
     let flags = clone_flags(namespaces) as u64;
-    let cloned = sys::clone3(flags, Some(cgroup.fd())).map_err(step("create the container's process"))?;
+    let cloned = sys::clone3(flags, Some(cgroup)).map_err(step("create the container's process"))?;
     if matches!(cloned, sys::Cloned::Child) {
         // The way back is the parent's.
         std::mem::forget((_pid, _time));

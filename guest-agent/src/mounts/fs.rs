@@ -111,7 +111,7 @@ fn bind(plan: &MountPlan, root: &Root) -> Result<(), Error> {
 
 fn is_procfs(path: &Path) -> bool {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-    rustix::fs::statfs(path).is_ok_and(|s| i64::from(s.f_type) == PROC_SUPER_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|s| s.f_type == PROC_SUPER_MAGIC)
 }
 
 /// Files of /proc that tools such as lxcfs replace; anything else there could fool the agent or the container.

@@ -18,7 +18,7 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 }
 
 /// The home directory that a passwd(5) file gives the user; `/` when it gives none.
-pub fn home<'a>(passwd: &'a str, uid: u32) -> &'a str {
+pub fn home(passwd: &str, uid: u32) -> &str {
     let line = passwd.lines().find(|line| line.split(':').nth(2).and_then(|f| f.trim().parse().ok()) == Some(uid));
     line.and_then(|line| line.split(':').nth(5)).filter(|home| !home.is_empty()).unwrap_or("/")
 }
