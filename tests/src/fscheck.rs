@@ -465,7 +465,7 @@ fn direct(place: &Path) -> Result<(), String> {
     buffer.fill(0);
     same!("read", file.read_at(buffer, 4096).tell("read")?, 8192);
     same!("content", buffer == &want[..], true);
-    same!("seen without O_DIRECT", &fs::read(&path).tell("read")?[4096..] == &want[..], true);
+    same!("seen without O_DIRECT", fs::read(&path).tell("read")?[4096..] == want[..], true);
     Ok(())
 }
 
@@ -652,7 +652,7 @@ fn large_directory(place: &Path) -> Result<(), String> {
     // Removing while reading must neither skip nor repeat what is not removed.
     for entry in fs::read_dir(place).tell("readdir")? {
         let path = entry.tell("readdir")?.path();
-        if seen.len() % 3 == 0 {
+        if seen.len().is_multiple_of(3) {
             fs::remove_file(&path).tell("unlink")?;
         }
         seen.push(path);

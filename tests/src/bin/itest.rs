@@ -179,6 +179,8 @@ impl Files {
         }
         let here = std::env::current_exe()?;
         fs::copy(here.with_file_name("probe"), &env.probe)?;
+        // A build in the meantime must not change the tests in the middle of a run.
+        fs::copy(&here, options.work.join("itest"))?;
         let status = Command::new("mount").args(["-o", "ro,loop"]).arg(&options.debian).arg(&env.debian).status()?;
         if !status.success() {
             return Err(io::Error::other(format!("cannot mount {}: run tests/bundles/make", options.debian.display())));
@@ -197,7 +199,7 @@ fn run_one(options: &Options, env: &Env, case: &Case) -> io::Result<Result<(), S
     let log = env.work.join("log");
     let file = File::create(&log)?;
     let before = Census::take();
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut child = Command::new(options.work.join("itest"))
         .args(["--one", case.name, "--runtime"])
         .arg(&options.runtime)
         .arg("--work")

@@ -21,13 +21,7 @@ fn shell_pipelines(env: &Env) {
     assert_eq!(session.run("find /etc -name passwd -exec cat {} + | awk -F: '$3 == 0 { print $1 }'"), "root");
     assert_eq!(session.run("for i in 1 2 3; do echo $i; done | while read n; do echo $((n*n)); done | xargs"), "1 4 9");
     assert_eq!(session.run("mkfifo /tmp/p; (echo through >/tmp/p &); cat /tmp/p; rm /tmp/p"), "through");
-    assert_eq!(
-        session
-            .run("tar -C /usr/share -cf - zoneinfo/Europe 2>/dev/null | tar -tf - | grep -c Berlin || true")
-            .parse::<u32>()
-            .is_ok(),
-        true
-    );
+    assert_eq!(session.run("tar -C /etc -cf - apt | gzip | tar -tzf - | grep -c '^apt/apt.conf.d/$'"), "1");
     assert_eq!(session.status("false | true").0, 0);
     assert_eq!(session.status("bash -o pipefail -c 'false | true'").0, 1);
     session.end();

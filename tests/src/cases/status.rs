@@ -17,7 +17,7 @@ pub(super) const CASES: &[Case] = &[
 fn of_the_command(env: &Env) {
     let bundle = env.bundle(Root::Busybox);
     let mut bundle = bundle;
-    for status in [0, 1, 2, 3, 64, 125, 126, 127, 128, 137, 255] {
+    for status in [0, 1, 2, 126, 127, 128, 255] {
         bundle = bundle.script(&format!("echo out; echo err >&2; exit {status}"));
         let outcome = env.run(&bundle);
         assert_eq!(outcome.code(), status, "{outcome:?}");
@@ -35,7 +35,7 @@ fn every_one_in_the_container(env: &Env) {
 /// Without a pid namespace of its own the container's first process can kill itself.
 fn death_by_signal(env: &Env) {
     let mut bundle = env.bundle(Root::Busybox).without_namespace("pid");
-    for (signal, status) in [("TERM", 143), ("KILL", 137), ("SEGV", 139), ("HUP", 129), ("ABRT", 134)] {
+    for (signal, status) in [("TERM", 143), ("KILL", 137), ("SEGV", 139)] {
         bundle = bundle.script(&format!("echo dying; kill -{signal} $$; sleep 5; echo alive"));
         let outcome = env.run(&bundle);
         assert_eq!((outcome.code(), outcome.stdout.as_str()), (status, "dying\n"), "{signal}: {outcome:?}");

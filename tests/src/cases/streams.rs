@@ -33,10 +33,11 @@ fn hundred_mebibytes(env: &Env) {
     let stderr = child.stderr.take().expect("a pipe");
     let writer = std::thread::spawn(move || pattern::write(1, length, stdin));
     let errors = std::thread::spawn(move || pattern::check(1, length, stderr));
-    assert_eq!(pattern::check(1, length, stdout), Ok(()), "standard output");
-    assert_eq!(errors.join().expect("thread"), Ok(()), "standard error");
-    writer.join().expect("thread").expect("write");
-    assert_eq!(child.wait().expect("wait").code(), Some(0));
+    let output = pattern::check(1, length, stdout);
+    let errors = errors.join().expect("thread");
+    let written = writer.join().expect("thread").map_err(|error| error.to_string());
+    let status = child.wait().expect("wait").code();
+    assert_eq!((output, errors, written, status), (Ok(()), Ok(()), Ok(()), Some(0)), "output, error, input, status");
 }
 
 fn same_sha256(env: &Env) {

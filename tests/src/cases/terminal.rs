@@ -54,8 +54,6 @@ fn session(env: &Env) {
     terminal.wait_for("ready> ");
 
     terminal.write("exit 7\r");
-    let settings = terminal.settings();
-    drop(settings);
     let child = &mut terminal.child;
     assert_eq!(child.wait().expect("wait").code(), Some(7));
     let after = terminal.settings();
