@@ -24,6 +24,8 @@ def test_status(agent):
     status = agent.call("GetGuestStatus")
     print(f"      used {status[3] >> 20} of {status[4] >> 20} MiB, listening {status[5] / 1e6:.1f} ms after boot")
     assert status[1].startswith(b"6.")
+    caps = {"capabilities": {s: ["CAP_SYSLOG"] for s in ("bounding", "effective", "permitted")}}
+    print("      " + run(agent, "dmesg | grep sandbox-agent:", process=caps).out.strip())
 
 
 def test_exit_statuses(agent):

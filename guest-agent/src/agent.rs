@@ -33,7 +33,7 @@ pub struct Agent {
 }
 
 /// Serves for ever; an error is fatal for the guest.
-pub async fn run() -> Result<(), boot::Error> {
+pub async fn run(entered_ns: u64) -> Result<(), boot::Error> {
     let listen = |port| {
         VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
             .map_err(|source| boot::Error::Step { step: "listen on vsock", source })
@@ -44,6 +44,10 @@ pub async fn run() -> Result<(), boot::Error> {
     // One poll sends the connection request; the answer comes while the mounts are made.
     let answered = poll_once(ready.as_mut());
     boot::rest()?;
+    log::debug!(
+        "started at {entered_ns} ns, listening at {listening_ns} ns, ready for calls at {} ns of CLOCK_BOOTTIME",
+        now_ns()
+    );
     let agent = Arc::new(Agent {
         reaper: Reaper::default(),
         streams: Streams::default(),

@@ -40,9 +40,11 @@ impl Log for KernelLog {
                 Level::Info => 6,
                 Level::Debug | Level::Trace => 7,
             };
-            // One write is one record; the kernel refuses more than about 1 KiB.
+            // One write is one record; the kernel refuses more than about 1 KiB, and shows a record without a newline only
+            // when the next one comes.
             let mut line = format!("<{priority}>sandbox-agent: {}", record.args());
             line.truncate(line.floor_char_boundary(900));
+            line.push('\n');
             let _ = file.write_all(line.as_bytes());
         }
     }

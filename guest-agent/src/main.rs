@@ -34,6 +34,7 @@ extern "C" fn main(_argc: std::ffi::c_int, _argv: *const *const std::ffi::c_char
 }
 
 fn start() -> Result<(), boot::Error> {
+    let entered_ns = rpc::now_ns();
     if rustix::process::getpid() != rustix::process::Pid::INIT {
         return Err(boot::Error::NotInit);
     }
@@ -42,5 +43,5 @@ fn start() -> Result<(), boot::Error> {
         .enable_all()
         .build()
         .map_err(|source| boot::Error::Step { step: "start the event loop", source })?;
-    runtime.block_on(agent::run())
+    runtime.block_on(agent::run(entered_ns))
 }
