@@ -317,7 +317,7 @@ def test_missing_stream_times_out(agent):
 
 
 def test_nothing_stays_behind(agent):
-    probe = "ls -d /sys/fs/cgroup/box* 2>/dev/null | wc -l; ls /proc | grep -c '^[0-9]'; ls /proc/1/fd | wc -l"
+    probe = "ls -d /sys/fs/cgroup/box* 2>/dev/null | wc -l; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l; ls /proc/1/fd | wc -l"
     spec = {"linux": {"namespaces": [{"type": "mount"}, {"type": "uts"}]}}
     mounts = [m for m in config("x")["mounts"] if "cgroup" not in m["destination"]]
     first = None
