@@ -10,6 +10,7 @@ const CR0_ET: u64 = 1 << 4;
 /// RFLAGS bit 1 is always set.
 const RFLAGS: u64 = 2;
 
+const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
@@ -33,18 +34,25 @@ pub fn set_up_boot_vcpu(vcpu: &VcpuFd, entry: Entry) -> Result<(), kvm_ioctls::E
     vcpu.set_regs(&kvm_regs { rip: entry.address, rbx: entry.start_info, rflags: RFLAGS, ..Default::default() })
 }
 
-/// What every vCPU needs before it runs: MSRs that firmware would set, and interrupt pins wired as on a PC.
+/// What every vCPU needs before it runs: MSRs that firmware would set, interrupt pins wired as on a PC, and a clock that runs like
+/// the host's.
 ///
 /// # Errors
 /// What KVM says.
 pub fn set_up_vcpu(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    // 0 asks for the host's rate as the host knows it now. KVM gives a new vCPU the rate that it knew when it was loaded; where the
+    // host has measured better since, and the processor cannot scale, that leaves the vCPU with a multiplier of 0: timers
+    // fire many seconds late. Refused by processors that need no such help.
+    let _ = vcpu.set_tsc_khz(0);
     let entries = [
+        // After the rate, so that the offset fits it.
+        entry(MSR_IA32_TSC, 0),
         entry(MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
         entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
     ];
     let msrs = Msrs::from_entries(&entries).map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
-    // KVM stops at the first MSR that the processor does not have; both only save time.
+    // KVM stops at the first MSR that the processor does not have; the last two only save time.
     let _ = vcpu.set_msrs(&msrs)?;
     let mut lapic = vcpu.get_lapic()?;
     set_delivery_mode(&mut lapic, LAPIC_LVT_LINT0, DELIVERY_EXTINT);

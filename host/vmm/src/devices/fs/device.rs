@@ -89,7 +89,9 @@ fn passthrough_config(config: &FsConfig, open_files_max: u64) -> Config {
         proc_sfd_rawfd: config.proc_self_fd.try_clone().ok(),
         entry_timeout: TRUSTED_FOR,
         attr_timeout: TRUSTED_FOR,
-        cache_policy: CachePolicy::Auto,
+        // The guest keeps the pages of a file over open(2), and drops them when it sees, within the time above, that size or time of
+        // change are others (FUSE_AUTO_INVAL_DATA). `Auto` would drop them at each open: every exec would read its program anew.
+        cache_policy: CachePolicy::Always,
         // File handles would save descriptors, but open_by_handle_at(2) opens any file of the host's file system: the jail
         // would be none.
         inode_file_handles: InodeFileHandlesMode::Never,
