@@ -120,7 +120,11 @@ impl Running {
             Err(error) => {
                 let _ = self.child.kill();
                 let stderr = self.stderr.take().map(|thread| thread.join().unwrap_or_default());
-                panic!("no line of output ({error}); before it: {:?}; stderr: {stderr:?}", self.seen);
+                panic!(
+                    "no line of output ({error}); {} before it, the last: {:?}; stderr: {stderr:?}",
+                    self.seen.len(),
+                    &self.seen[self.seen.len().saturating_sub(5)..]
+                );
             }
         }
     }

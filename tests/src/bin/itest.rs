@@ -18,6 +18,7 @@ Runs the integration tests whose names hold one of the words, or all.
   --debian IMAGE     the Debian root file system (default: debian.ext4 in ~/.cache/sandbox/bundles)
   --list             print the names of the tests
   --keep             keep what failed tests leave in the work directory
+  --verbose          print what tests print, even if they pass
   --slow N           multiply all time limits by N";
 
 struct Options {
@@ -26,6 +27,7 @@ struct Options {
     debian: PathBuf,
     list: bool,
     keep: bool,
+    verbose: bool,
     slow: u64,
     one: Option<String>,
     words: Vec<String>,
@@ -41,6 +43,7 @@ fn options() -> Result<Options, String> {
         debian: cache.join("bundles/debian.ext4"),
         list: false,
         keep: false,
+        verbose: false,
         slow: 1,
         one: None,
         words: Vec::new(),
@@ -54,6 +57,7 @@ fn options() -> Result<Options, String> {
             "--debian" => options.debian = PathBuf::from(value()?),
             "--list" => options.list = true,
             "--keep" => options.keep = true,
+            "--verbose" => options.verbose = true,
             "--slow" => options.slow = value()?.parse().map_err(|_| "--slow needs a number".to_owned())?,
             // One test, in the process that the runner starts for it.
             "--one" => options.one = Some(value()?),
@@ -137,6 +141,9 @@ fn run_all(options: &Options, env: &Env, chosen: &[Case]) -> io::Result<bool> {
             Ok(()) => {
                 passed += 1;
                 println!("ok {seconds:>7.1} s");
+                if options.verbose {
+                    print!("{}", fs::read_to_string(env.work.join("log"))?);
+                }
             }
             Err(text) => {
                 failed.push(case.name);
