@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use vmm::boot::{KernelImage, KernelImageError};
+
 use crate::error::Plain;
 
 /// Environment variable: the kernel's path.
@@ -72,10 +74,11 @@ impl GuestFiles {
             source,
         };
         let file = File::open(&self.kernel).map_err(failed)?;
-        match has_pvh_note(&file).map_err(failed)? {
-            None => Err(GuestFileError::NotAnElf(self.kernel.clone())),
-            Some(false) => Err(GuestFileError::NoPvhEntry(self.kernel.clone())),
-            Some(true) => Ok(file),
+        match KernelImage::read(&file) {
+            Ok(_) => Ok(file),
+            Err(KernelImageError::NotAnElf) => Err(GuestFileError::NotAnElf(self.kernel.clone())),
+            Err(KernelImageError::NoPvhEntry) => Err(GuestFileError::NoPvhEntry(self.kernel.clone())),
+            Err(KernelImageError::Read(source)) => Err(failed(source)),
         }
     }
 
@@ -98,53 +101,6 @@ impl GuestFiles {
     }
 }
 
-/// `None` if this is no ELF file for 64-bit x86, else whether it has the note that names its PVH entry point.
-fn has_pvh_note(file: &File) -> io::Result<Option<bool>> {
-    const ELF64_LITTLE_ENDIAN: &[u8] = b"\x7fELF\x02\x01";
-    const X86_64: u16 = 62;
-    const PT_NOTE: u32 = 4;
-    const HEADER: u64 = 56;
-    let Some(elf) = read_at::<64>(file, 0)? else {
-        return Ok(None);
-    };
-    if !elf.starts_with(ELF64_LITTLE_ENDIAN) || u16_at(&elf, 18) != X86_64 || u64::from(u16_at(&elf, 54)) != HEADER {
-        return Ok(None);
-    }
-    let first = u64_at(&elf, 32);
-    for index in 0..u64::from(u16_at(&elf, 56)) {
-        let Some(header) = read_at::<{ HEADER as usize }>(file, first.saturating_add(index * HEADER))? else {
-            return Ok(None);
-        };
-        if u32_at(&header, 0) == PT_NOTE && note_in(file, u64_at(&header, 8), u64_at(&header, 32))? {
-            return Ok(Some(true));
-        }
-    }
-    Ok(Some(false))
-}
-
-/// Whether the note segment at `start` has Xen's XEN_ELFNOTE_PHYS32_ENTRY, which is PVH's.
-fn note_in(file: &File, start: u64, size: u64) -> io::Result<bool> {
-    const PHYS32_ENTRY: u32 = 18;
-    const MOST_NOTES: usize = 64;
-    let end = start.saturating_add(size);
-    let mut at = start;
-    for _ in 0..MOST_NOTES {
-        let Some(note) = read_at::<16>(file, at)? else {
-            return Ok(false);
-        };
-        let (name_size, value_size) = (u32_at(&note, 0), u32_at(&note, 4));
-        if u32_at(&note, 8) == PHYS32_ENTRY && name_size == 4 && note.ends_with(b"Xen\0") {
-            return Ok(true);
-        }
-        let padded = |size: u32| u64::from(size).next_multiple_of(4);
-        at = at.saturating_add(12 + padded(name_size) + padded(value_size));
-        if at >= end {
-            break;
-        }
-    }
-    Ok(false)
-}
-
 /// The bytes at `offset`, or `None` where the file ends before.
 fn read_at<const N: usize>(file: &File, offset: u64) -> io::Result<Option<[u8; N]>> {
     let mut bytes = [0; N];
@@ -155,42 +111,9 @@ fn read_at<const N: usize>(file: &File, offset: u64) -> io::Result<Option<[u8; N
     }
 }
 
-fn u16_at(bytes: &[u8], offset: usize) -> u16 {
-    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u16::from_le_bytes(*b))
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// An ELF file with one note segment that holds `notes`: names and types.
-    fn elf(notes: &[(&[u8; 4], u32)]) -> Vec<u8> {
-        let mut elf = vec![0; 64 + 56];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        elf[18] = 62;
-        elf[32] = 64; // program headers
-        elf[54] = 56;
-        elf[56] = 1;
-        elf[64] = 4; // PT_NOTE
-        elf[64 + 8] = 120; // its offset
-        elf[64 + 32] = u8::try_from(notes.len() * 24).unwrap();
-        for (name, kind) in notes {
-            for word in [4, 8, *kind] {
-                elf.extend(u32::to_le_bytes(word));
-            }
-            elf.extend(*name);
-            elf.extend([0; 8]);
-        }
-        elf
-    }
 
     fn files(kernel: &[u8], initramfs: &[u8]) -> (tempfile::TempDir, GuestFiles) {
         let directory = tempfile::tempdir().unwrap();
@@ -202,33 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn kernels() {
-        let open = |bytes: &[u8]| {
-            let (_directory, files) = files(bytes, b"");
-            files.open_kernel()
-        };
-        open(&elf(&[(b"GNU\0", 3), (b"Xen\0", 18)])).unwrap();
-        for (notes, what) in [(&[(b"Xen\0", 17)][..], "type"), (&[(b"GNU\0", 18)], "name"), (&[], "none")] {
-            assert!(matches!(open(&elf(notes)), Err(GuestFileError::NoPvhEntry(_))), "{what}");
-        }
-        let mut other_machine = elf(&[(b"Xen\0", 18)]);
-        other_machine[18] = 183;
-        let mut truncated = elf(&[]);
-        truncated.truncate(100);
-        let mut far = elf(&[]);
-        far[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
-        for bytes in [&b""[..], b"MZ", b"\x7fELF", &[0; 200], &other_machine, &truncated, &far] {
-            assert!(matches!(open(bytes), Err(GuestFileError::NotAnElf(_))), "{bytes:?}");
-        }
-    }
-
-    #[test]
-    fn endless_notes_end() {
-        let mut notes = elf(&[(b"GNU\0", 3)]);
-        notes[64 + 32..64 + 40].copy_from_slice(&u64::MAX.to_le_bytes());
-        notes.extend(vec![0; 1 << 16]);
-        let (_directory, files) = files(&notes, b"");
-        assert!(matches!(files.open_kernel(), Err(GuestFileError::NoPvhEntry(_))));
+    fn what_is_no_kernel_is_named() {
+        let (_directory, files) = files(b"#!/bin/sh", b"");
+        let text = files.open_kernel().unwrap_err().to_string();
+        assert!(text.starts_with("the guest's kernel ") && text.contains("is not a 64-bit x86 ELF file"), "{text}");
     }
 
     #[test]

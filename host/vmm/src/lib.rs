@@ -8,12 +8,12 @@ pub mod console_log;
 mod cpuid;
 pub mod devices;
 pub mod event_loop;
-mod kvm_memory;
 pub mod layout;
 pub mod memory;
 pub mod mmio;
 mod ports;
 mod registers;
+mod sys;
 mod vcpu;
 pub mod vm;
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use vhost_user_backend::bitmap::BitmapMmapRegion;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryMmap};
 
-use crate::layout;
+use crate::{layout, sys};
 
 /// Guest memory as every device sees it. The bitmap type is the one that virtiofsd's reader and writer are written for; it is
 /// empty, and costs one relaxed check a write.
@@ -34,7 +34,7 @@ pub enum MemoryError {
     },
 }
 
-/// Maps `mib` MiB of guest memory, lazily: a page costs the host something once it is touched.
+/// Maps `mib` MiB of guest memory, lazily: it costs the host something once it is touched, in huge pages where there are any.
 ///
 /// Memory above [`layout::LOW_MEMORY_END`] continues at 4 GiB, as on a PC.
 ///
@@ -50,5 +50,7 @@ pub fn allocate(mib: u64) -> Result<Arc<GuestMemory>, MemoryError> {
         let len = usize::try_from(len).map_err(|e| map_error(e.to_string()))?;
         ranges.push((GuestAddress(start), len));
     }
-    GuestMemory::from_ranges(&ranges).map(Arc::new).map_err(|e| map_error(e.to_string()))
+    let memory = GuestMemory::from_ranges(&ranges).map_err(|e| map_error(e.to_string()))?;
+    memory.iter().for_each(sys::advise_huge_pages);
+    Ok(Arc::new(memory))
 }

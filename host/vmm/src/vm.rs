@@ -14,7 +14,7 @@ use crate::memory::GuestMemory;
 use crate::mmio::{MmioBus, MmioTransport, TransportError};
 use crate::ports::Ports;
 use crate::vcpu::Surroundings;
-use crate::{ThreadKind, ThreadStart, cpuid, kvm_memory, layout, registers, vcpu};
+use crate::{ThreadKind, ThreadStart, cpuid, layout, registers, sys, vcpu};
 
 /// Why a VM cannot be made or started.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ impl Vm {
     pub fn new(kvm: Kvm, memory: Arc<GuestMemory>, log: ConsoleLog) -> Result<Self, VmError> {
         let fd = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
         for (slot, region) in memory.iter().enumerate() {
-            kvm_memory::register(&fd, slot as u32, region).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+            sys::register_memory(&fd, slot as u32, region).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
         }
         fd.set_tss_address(layout::KVM_TSS).map_err(failed("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;

@@ -2,15 +2,13 @@
 //! 32-bit entry point; it finds memory map, command line and initramfs through a start info structure.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
 
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
-use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use linux_loader::loader::{KernelLoader, elf::start_info};
+use linux_loader::loader::elf::start_info;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory as _, GuestMemoryRegion};
 
-use super::CommandLine;
+use super::{CommandLine, KernelImage, KernelImageError, load_file};
 use crate::layout;
 use crate::memory::GuestMemory;
 
@@ -22,15 +20,17 @@ const PAGE: u64 = 4096;
 /// Why a guest cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// The kernel file is not an ELF image that fits.
-    #[error("the kernel is not a bootable ELF image: {0}; give an uncompressed vmlinux")]
-    Kernel(String),
-    /// No PVH note.
-    #[error("the kernel has no PVH entry point; build it with CONFIG_PVH=y")]
-    NoPvhEntry,
-    /// The initramfs cannot be read.
-    #[error("cannot read the initramfs: {0}")]
-    Initramfs(#[from] std::io::Error),
+    /// The kernel file is none.
+    #[error("the guest's kernel cannot be started: {0}")]
+    Kernel(#[from] KernelImageError),
+    /// A file cannot be brought into guest memory.
+    #[error("cannot load the guest's {what}: {reason}")]
+    Load {
+        /// Kernel or initramfs.
+        what: &'static str,
+        /// What the system said.
+        reason: std::io::Error,
+    },
     /// Kernel and initramfs do not fit into guest memory.
     #[error("kernel and initramfs need {needed} MiB of the guest's memory, it has {available} MiB; give it more memory")]
     Memory {
@@ -66,34 +66,48 @@ pub fn load(
     initramfs: &mut File,
     command_line: &CommandLine,
 ) -> Result<Entry, BootError> {
-    let high_memory = Some(GuestAddress(layout::HIGH_MEMORY_START));
-    let loaded = Elf::load(memory, None, kernel, high_memory).map_err(|e| BootError::Kernel(e.to_string()))?;
-    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else { return Err(BootError::NoPvhEntry) };
-    let (address, size) = load_initramfs(memory, initramfs, loaded.kernel_end)?;
+    let image = KernelImage::read(kernel)?;
+    let kernel_end = load_kernel(memory, kernel, &image)?;
+    let (address, size) = load_initramfs(memory, initramfs, kernel_end)?;
     let line = command_line.to_bytes()?;
-    let parameters = |e: &dyn std::fmt::Display| BootError::Parameters(e.to_string());
-    memory.write_slice(&line, GuestAddress(layout::CMDLINE)).map_err(|e| parameters(&e))?;
+    memory
+        .write_slice(&line, GuestAddress(layout::CMDLINE))
+        .map_err(|e| BootError::Parameters(e.to_string()))?;
     write_start_info(memory, address, size)?;
-    Ok(Entry { address: entry.raw_value(), start_info: layout::PVH_INFO })
+    Ok(Entry { address: image.entry, start_info: layout::PVH_INFO })
+}
+
+/// Loads all segments; returns where the last one ends.
+fn load_kernel(memory: &GuestMemory, kernel: &mut File, image: &KernelImage) -> Result<u64, BootError> {
+    let low = low_memory(memory)?;
+    let end = image.end().ok_or(KernelImageError::NotAnElf)?;
+    if end > low {
+        return Err(BootError::Memory { needed: (end >> 20) + 1, available: low >> 20 });
+    }
+    if image.segments.iter().any(|segment| segment.address < layout::HIGH_MEMORY_START) {
+        return Err(KernelImageError::NotAnElf.into());
+    }
+    for segment in &image.segments {
+        load_file::load(memory, segment.address, kernel, segment.offset, segment.file_size)
+            .map_err(|reason| BootError::Load { what: "kernel", reason })?;
+    }
+    Ok(end)
+}
+
+fn low_memory(memory: &GuestMemory) -> Result<u64, BootError> {
+    let region = memory.find_region(GuestAddress(0));
+    region.map(|region| region.len()).ok_or_else(|| BootError::Parameters("guest memory does not start at 0".into()))
 }
 
 /// Puts the initramfs at the end of low memory, where the kernel's own allocations do not want to be.
 fn load_initramfs(memory: &GuestMemory, initramfs: &mut File, kernel_end: u64) -> Result<(u64, u64), BootError> {
-    let size = initramfs.seek(SeekFrom::End(0))?;
-    initramfs.rewind()?;
-    let low = memory
-        .find_region(GuestAddress(0))
-        .map(|region| region.len())
-        .ok_or_else(|| BootError::Parameters("guest memory does not start at 0".into()))?;
-    let out_of_memory = BootError::Memory { needed: (kernel_end.saturating_add(size) >> 20) + 1, available: low >> 20 };
-    let Some(start) = low.checked_sub(size).map(|start| start & !(PAGE - 1)) else { return Err(out_of_memory) };
-    if start < kernel_end {
-        return Err(out_of_memory);
-    }
-    let length = usize::try_from(size).map_err(|_| BootError::Parameters("the initramfs is too large".into()))?;
-    memory
-        .read_exact_volatile_from(GuestAddress(start), initramfs, length)
-        .map_err(|e| BootError::Parameters(e.to_string()))?;
+    let failed = |reason| BootError::Load { what: "initramfs", reason };
+    let size = initramfs.metadata().map_err(failed)?.len();
+    let low = low_memory(memory)?;
+    let start = low.checked_sub(size).map(|start| start & !(PAGE - 1)).filter(|start| *start >= kernel_end);
+    let needed = (kernel_end.saturating_add(size) >> 20) + 1;
+    let start = start.ok_or(BootError::Memory { needed, available: low >> 20 })?;
+    load_file::load(memory, start, initramfs, 0, size).map_err(failed)?;
     Ok((start, size))
 }
 
