@@ -13,6 +13,13 @@ pub fn now_ns() -> u64 {
     (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
 }
 
+/// Has all threads allocate from one heap, that of brk(2). glibc gives each thread a heap of its own otherwise, and opens a file below
+/// /proc when one shrinks, which the monitor's filters answer with death; one heap is smaller, too.
+pub fn use_one_heap() {
+    // SAFETY: mallopt changes a setting of the allocator; this process has one thread yet.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// A number that a guest cannot guess; never 0.
 pub fn random_token() -> io::Result<u64> {
     let mut bytes = [0u8; 8];

@@ -25,7 +25,7 @@ use vmm::{ThreadStart, memory};
 use crate::control::{MonitorConfig, MonitorEvent, fds};
 use crate::jail::{self, JailError, JailHandles};
 use crate::seccomp::{self, SeccompError, ThreadKind};
-use crate::sys::now_ns;
+use crate::sys::{now_ns, use_one_heap};
 
 use inherited::Inherited;
 use report::Reporter;
@@ -63,6 +63,7 @@ enum MonitorError {
 /// Runs the monitor to its end.
 pub fn main() -> ExitCode {
     let started = now_ns();
+    use_one_heap();
     let Some(inherited) = Inherited::take() else {
         eprintln!("sandbox: `monitor` is started by `sandbox run`, not by hand");
         return ExitCode::FAILURE;
