@@ -58,7 +58,7 @@ bench: build bundles
 
 lab: deps
 	@tests/lab/lab build
-	@$(if $(CMD),tests/lab/lab run '$(CMD)',tests/lab/lab shell)
+	@$(if $(value CMD),tests/lab/lab run '$(subst ','\'',$(value CMD))',tests/lab/lab shell)
 
 install:
 	@for file in $(BIN)/sandbox $(GUEST); do [ -e $$file ] || { echo "make install: $$file is missing: run 'make build' first" >&2; exit 1; }; done

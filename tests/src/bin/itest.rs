@@ -16,6 +16,7 @@ Runs the integration tests whose names hold one of the words, or all.
   --runtime PROGRAM  the runtime to test (default: sandbox; with runc the tests are tested)
   --work DIR         where bundles are made: a real file system (default: /data/itest, or /var/tmp/itest)
   --debian IMAGE     the Debian root file system (default: debian.ext4 in ~/.cache/sandbox/bundles)
+  --shard I/N        of N parts of the tests the Ith, so that N machines share the work
   --list             print the names of the tests
   --keep             keep what failed tests leave in the work directory
   --verbose          print what tests print, even if they pass
@@ -29,6 +30,7 @@ struct Options {
     keep: bool,
     verbose: bool,
     slow: u64,
+    shard: (usize, usize),
     one: Option<String>,
     words: Vec<String>,
 }
@@ -45,6 +47,7 @@ fn options() -> Result<Options, String> {
         keep: false,
         verbose: false,
         slow: 1,
+        shard: (1, 1),
         one: None,
         words: Vec::new(),
     };
@@ -59,6 +62,14 @@ fn options() -> Result<Options, String> {
             "--keep" => options.keep = true,
             "--verbose" => options.verbose = true,
             "--slow" => options.slow = value()?.parse().map_err(|_| "--slow needs a number".to_owned())?,
+            "--shard" => {
+                let parts = value()?;
+                options.shard = parts
+                    .split_once('/')
+                    .and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)))
+                    .filter(|(part, parts)| (1..=*parts).contains(part))
+                    .ok_or("--shard needs two numbers, as in 1/2")?;
+            }
             // One test, in the process that the runner starts for it.
             "--one" => options.one = Some(value()?),
             "--help" | "-h" => return Err(String::new()),
@@ -92,6 +103,8 @@ fn main() -> ExitCode {
     let mut chosen = cases::all();
     chosen
         .retain(|case| options.words.is_empty() || options.words.iter().any(|word| case.name.contains(word.as_str())));
+    let (part, parts) = options.shard;
+    chosen = chosen.into_iter().skip(part - 1).step_by(parts).collect();
     if options.list {
         for case in chosen {
             println!("{}", case.name);

@@ -121,7 +121,7 @@ fn large_tree(env: &Env) {
     let files: usize = std::env::var("SANDBOX_TREE_FILES")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(if std::env::var_os("LAB").is_some() { 1_000 } else { 20_000 });
+        .unwrap_or(if std::env::var_os("LAB").is_some() { 500 } else { 20_000 });
     let source = env.directory("source");
     tree::make(&source.join("tree"), files).expect("make the tree");
     let tar = source.join("tree.tar");
