@@ -2,8 +2,8 @@
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 use vhost_user_backend::bitmap::BitmapMmapRegion;
+use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
 /// Registers `region` as memory slot `slot`.
 ///
@@ -11,7 +11,11 @@ use vhost_user_backend::bitmap::BitmapMmapRegion;
 ///
 /// # Errors
 /// What KVM says.
-pub fn register_memory(vm: &VmFd, slot: u32, region: &GuestRegionMmap<BitmapMmapRegion>) -> Result<(), kvm_ioctls::Error> {
+pub fn register_memory(
+    vm: &VmFd,
+    slot: u32,
+    region: &GuestRegionMmap<BitmapMmapRegion>,
+) -> Result<(), kvm_ioctls::Error> {
     let slot = kvm_userspace_memory_region {
         slot,
         flags: 0,

@@ -156,7 +156,8 @@ impl Vm {
     }
 
     fn create_vcpus(&self, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, VmError> {
-        let supported = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+        let supported =
+            self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         let tsc_deadline = self.kvm.check_extension(Cap::TscDeadlineTimer);
         let mut cpus = Vec::with_capacity(usize::from(count));
         for id in 0..count {

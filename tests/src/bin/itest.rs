@@ -101,8 +101,12 @@ fn main() -> ExitCode {
         probe: options.work.join("probe"),
     };
     let mut chosen = cases::all();
-    chosen
-        .retain(|case| options.words.is_empty() || options.words.iter().any(|word| case.name.contains(word.as_str())));
+    // A word that is a test's whole name means that one.
+    let names: Vec<&str> = chosen.iter().map(|case| case.name).collect();
+    let means = |word: &String, name: &str| {
+        if names.contains(&word.as_str()) { name == word } else { name.contains(word.as_str()) }
+    };
+    chosen.retain(|case| options.words.is_empty() || options.words.iter().any(|word| means(word, case.name)));
     let (part, parts) = options.shard;
     chosen = chosen.into_iter().skip(part - 1).step_by(parts).collect();
     if options.list {

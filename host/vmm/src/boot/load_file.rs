@@ -40,7 +40,9 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let content = pattern(5 * 4096 + 100);
         file.write_all(&content).unwrap();
-        for (address, offset, size) in [(0x20_0000u64, 0u64, content.len()), (0x20_0010, 4096, 9000), (0x20_0000, 7, 8192)] {
+        for (address, offset, size) in
+            [(0x20_0000u64, 0u64, content.len()), (0x20_0010, 4096, 9000), (0x20_0000, 7, 8192)]
+        {
             let memory = allocate(64).unwrap();
             load(&memory, address, &mut file, offset, size as u64).unwrap();
             let mut loaded = vec![0xff; size + 4096];
@@ -56,9 +58,13 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
         let memory = allocate(64).unwrap();
-        for (address, offset, size) in
-            [(64 << 20, 0, 4096), ((64 << 20) - 4096, 0, 8192), (0, 0, (1 << 20) + 1), (0, u64::MAX, 4096), (u64::MAX, 0, 10)]
-        {
+        for (address, offset, size) in [
+            (64 << 20, 0, 4096),
+            ((64 << 20) - 4096, 0, 8192),
+            (0, 0, (1 << 20) + 1),
+            (0, u64::MAX, 4096),
+            (u64::MAX, 0, 10),
+        ] {
             assert!(load(&memory, address, &mut file, offset, size).is_err(), "{address:#x} {offset:#x} {size:#x}");
         }
     }

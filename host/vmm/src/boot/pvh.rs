@@ -32,7 +32,9 @@ pub enum BootError {
         reason: std::io::Error,
     },
     /// Kernel and initramfs do not fit into guest memory.
-    #[error("kernel and initramfs need {needed} MiB of the guest's memory, it has {available} MiB; give it more memory")]
+    #[error(
+        "kernel and initramfs need {needed} MiB of the guest's memory, it has {available} MiB; give it more memory"
+    )]
     Memory {
         /// MiB that they take.
         needed: u64,
@@ -70,9 +72,7 @@ pub fn load(
     let kernel_end = load_kernel(memory, kernel, &image)?;
     let (address, size) = load_initramfs(memory, initramfs, kernel_end)?;
     let line = command_line.to_bytes()?;
-    memory
-        .write_slice(&line, GuestAddress(layout::CMDLINE))
-        .map_err(|e| BootError::Parameters(e.to_string()))?;
+    memory.write_slice(&line, GuestAddress(layout::CMDLINE)).map_err(|e| BootError::Parameters(e.to_string()))?;
     write_start_info(memory, address, size)?;
     Ok(Entry { address: image.entry, start_info: layout::PVH_INFO })
 }

@@ -144,11 +144,8 @@ fn steps_out_of_order_are_ignored() {
 
 #[test]
 fn rings_outside_memory_or_unready_queues_need_a_reset() {
-    let setups: [&dyn Fn(&mut MmioTransport); 3] = [
-        &|_| {},
-        &|t| set_up_queue(t, 1, 64 << 20),
-        &|t| set_up_queue(t, 1, 0xffff_f000),
-    ];
+    let setups: [&dyn Fn(&mut MmioTransport); 3] =
+        [&|_| {}, &|t| set_up_queue(t, 1, 64 << 20), &|t| set_up_queue(t, 1, 0xffff_f000)];
     for set_up in setups {
         let (mut transport, counts) = transport(false);
         negotiate(&mut transport, F_VERSION_1);

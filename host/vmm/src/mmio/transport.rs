@@ -54,14 +54,7 @@ impl MmioTransport {
         let kicks = device.queue_sizes().iter().map(|_| EventFd::new(flags)).collect::<Result<_, _>>()?;
         let queues = new_queues(device.as_ref())?;
         let interrupt = Interrupt::new(EventFd::new(libc::EFD_NONBLOCK)?);
-        Ok(MmioTransport {
-            device,
-            memory,
-            interrupt,
-            kicks,
-            queues,
-            state: MmioState::default(),
-        })
+        Ok(MmioTransport { device, memory, interrupt, kicks, queues, state: MmioState::default() })
     }
 
     /// The eventfd of each queue, to be registered as ioeventfd at [`Self::QUEUE_NOTIFY`] with the queue's index as data.
@@ -100,9 +93,7 @@ impl MmioTransport {
             reg::VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(NO_QUEUE, |queue| u32::from(queue.max_size())),
             reg::VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |queue| u32::from(queue.ready())),
             reg::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
-            reg::VIRTIO_MMIO_STATUS => {
-                self.state.status | if self.interrupt.needs_reset() { NEEDS_RESET } else { 0 }
-            }
+            reg::VIRTIO_MMIO_STATUS => self.state.status | if self.interrupt.needs_reset() { NEEDS_RESET } else { 0 },
             reg::VIRTIO_MMIO_SHM_LEN_LOW | reg::VIRTIO_MMIO_SHM_LEN_HIGH => NO_SHARED_MEMORY,
             // No device changes its configuration space, so its generation stays.
             reg::VIRTIO_MMIO_CONFIG_GENERATION => 0,

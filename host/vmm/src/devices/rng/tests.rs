@@ -43,11 +43,11 @@ fn large_requests_are_cut() {
 #[test]
 fn chains_that_cannot_be_filled_are_answered_with_nothing() {
     for (address, length, flags) in [
-        (0x10_0000, 64, 0),               // the device may only read it
-        (0x10_0000, 0, WRITE),            // empty
-        (64 << 20, 64, WRITE),            // beyond memory
-        ((64 << 20) - 8, 64, WRITE),      // across its end
-        (u64::MAX - 8, u32::MAX, WRITE),  // overflows
+        (0x10_0000, 64, 0),              // the device may only read it
+        (0x10_0000, 0, WRITE),           // empty
+        (64 << 20, 64, WRITE),           // beyond memory
+        ((64 << 20) - 8, 64, WRITE),     // across its end
+        (u64::MAX - 8, u32::MAX, WRITE), // overflows
     ] {
         let (written, _) = answer(&[(address, length, flags, 0)]);
         assert_eq!(written, 0, "{address:#x} {length} {flags}");
