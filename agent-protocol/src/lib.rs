@@ -1,5 +1,9 @@
 //! What host and guest agent agree on: the RPC calls (`proto/agent.proto`) and the vsock addresses.
 
+mod plain;
+
+pub use plain::Plain;
+
 /// Messages, generated from `proto/agent.proto`.
 #[allow(warnings, missing_docs, clippy::all)] // generated
 #[rustfmt::skip]

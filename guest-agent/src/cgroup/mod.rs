@@ -5,6 +5,7 @@ mod device_program;
 mod path;
 mod resources;
 
+use agent_protocol::Plain;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,7 +34,7 @@ pub enum Error {
         problem: String,
     },
     /// The directory.
-    #[error("cannot create the cgroup {path}: {source}")]
+    #[error("cannot create the cgroup {path}: {}", Plain(source))]
     Create {
         /// Below the root of the hierarchy.
         path: PathBuf,
@@ -41,7 +42,7 @@ pub enum Error {
         source: io::Error,
     },
     /// One of the cgroup's files.
-    #[error("cannot set the cgroup's {file} to {value:?}: {source}")]
+    #[error("cannot set the cgroup's {file} to {value:?}: {}", Plain(source))]
     Write {
         /// File name.
         file: String,
@@ -51,7 +52,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The program that decides over devices.
-    #[error("cannot apply config.json's linux.resources.devices: {0}")]
+    #[error("cannot apply config.json's linux.resources.devices: {}", Plain(.0))]
     Devices(io::Error),
 }
 

@@ -1,6 +1,7 @@
 //! The child's side: from a copy of the agent to the container's first process. Nothing here returns to the agent's code:
 //! it ends in execve(2) or in an error that is sent to the parent.
 
+use agent_protocol::Plain;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -37,38 +38,23 @@ pub struct Job<'a> {
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot {step}: {source}")]
+    #[error("cannot {step}: {}", Plain(source))]
     Step { step: String, source: io::Error },
     #[error(transparent)]
     Mounts(#[from] mounts::Error),
-    #[error("chdir to cwd ({path:?}) set in config.json failed: {errno}")]
-    WorkingDirectory { path: PathBuf, errno: Words },
-    #[error("config.json: linux.sysctl: {name:?} cannot be set to {value:?}: {source}")]
+    #[error("chdir to cwd ({path:?}) set in config.json failed: {}", Plain(&io::Error::from(*errno)))]
+    WorkingDirectory { path: PathBuf, errno: Errno },
+    #[error("config.json: linux.sysctl: {name:?} cannot be set to {value:?}: {}", Plain(source))]
     Sysctl { name: String, value: String, source: io::Error },
     #[error(transparent)]
     Lookup(#[from] lookup::Error),
-}
-
-/// An errno in the lower-case words that callers look for.
-#[derive(Debug)]
-struct Words(Errno);
-
-impl std::fmt::Display for Words {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Errno::NOENT => f.write_str("no such file or directory"),
-            Errno::ACCESS => f.write_str("permission denied"),
-            Errno::NOTDIR => f.write_str("not a directory"),
-            other => write!(f, "{other}"),
-        }
-    }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let kind = match &error {
             Error::Lookup(lookup::Error::NotInPath(_) | lookup::Error::NotFound(_)) => Kind::NotFound,
-            Error::WorkingDirectory { errno: Words(Errno::NOENT), .. } => Kind::NotFound,
+            Error::WorkingDirectory { errno: Errno::NOENT, .. } => Kind::NotFound,
             Error::Lookup(lookup::Error::Denied(_)) => Kind::Denied,
             Error::Mounts(mounts::Error::InsideProc(_)) | Error::Sysctl { .. } => Kind::Invalid,
             _ => Kind::Internal,
@@ -248,7 +234,7 @@ fn become_process(plan: &Plan) -> Result<(CString, Vec<CString>), Error> {
     step(&format!("become user {}, group {}", user.uid(), user.gid()), became)?;
     step("apply process.capabilities", caps::apply(&plan.caps))?;
     if entered.is_err() {
-        let failed = |errno| Error::WorkingDirectory { path: process.cwd().clone(), errno: Words(errno) };
+        let failed = |errno| Error::WorkingDirectory { path: process.cwd().clone(), errno };
         rustix::process::chdir(process.cwd()).map_err(failed)?;
     }
     inside_root()?;

@@ -6,6 +6,7 @@ mod identity;
 mod namespaces;
 mod sync;
 
+use agent_protocol::Plain;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -79,7 +80,7 @@ pub enum Error {
     #[error("container {0:?} has no terminal")]
     NoTerminal(String),
     /// One of the agent's own steps.
-    #[error("cannot {step}: {source}")]
+    #[error("cannot {step}: {}", Plain(source))]
     Step {
         /// A verb and its object.
         step: String,

@@ -6,6 +6,7 @@ pub mod options;
 pub mod resolve;
 pub mod rootfs;
 
+use agent_protocol::Plain;
 use std::io;
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A mount of config.json.
-    #[error("cannot mount {source_path:?} ({fs_type}) at {target:?}: {error}")]
+    #[error("cannot mount {source_path:?} ({fs_type}) at {target:?}: {}", Plain(error))]
     Mount {
         /// What.
         source_path: PathBuf,
@@ -25,7 +26,7 @@ pub enum Error {
         error: io::Error,
     },
     /// A source of a bind mount.
-    #[error("cannot bind mount {source_path:?} at {target:?}: {error}")]
+    #[error("cannot bind mount {source_path:?} at {target:?}: {}", Plain(error))]
     Bind {
         /// What.
         source_path: PathBuf,
@@ -35,7 +36,7 @@ pub enum Error {
         error: io::Error,
     },
     /// A path inside the container that could not be made or opened.
-    #[error("cannot {action} {path:?} in the container's root: {error}")]
+    #[error("cannot {action} {path:?} in the container's root: {}", Plain(error))]
     Path {
         /// A verb.
         action: &'static str,
@@ -48,7 +49,7 @@ pub enum Error {
     #[error("{0:?} cannot be mounted because it is inside /proc")]
     InsideProc(PathBuf),
     /// One of the steps without a path.
-    #[error("cannot {step}: {error}")]
+    #[error("cannot {step}: {}", Plain(error))]
     Step {
         /// A verb and its object.
         step: &'static str,

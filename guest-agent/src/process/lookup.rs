@@ -1,5 +1,6 @@
 //! Finds the program as the shell does, with the words for failure that callers of runc know.
 
+use agent_protocol::Plain;
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -23,8 +24,13 @@ pub enum Error {
     #[error("exec: {0:?}: is a directory")]
     Directory(String),
     /// Any other answer of the kernel.
-    #[error("exec: {0:?}: {1}")]
-    Other(String, Errno),
+    #[error("exec: {name:?}: {}", Plain(&(*errno).into()))]
+    Other {
+        /// As given.
+        name: String,
+        /// The answer.
+        errno: Errno,
+    },
 }
 
 /// The file to execute for `name`; relative paths are resolved from the working directory.
@@ -60,7 +66,7 @@ pub fn failure(name: String, errno: Errno) -> Error {
         Errno::NOENT => Error::NotFound(name),
         Errno::ACCESS | Errno::PERM => Error::Denied(name),
         Errno::ISDIR => Error::Directory(name),
-        other => Error::Other(name, other),
+        other => Error::Other { name, errno: other },
     }
 }
 

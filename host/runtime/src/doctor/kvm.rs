@@ -129,10 +129,11 @@ pub fn open() -> Result<File, KvmError> {
 /// # Errors
 /// See [`KvmError`].
 pub fn ensure_usable(kvm: &File, cache_dir: &Path) -> Result<(), KvmError> {
+    // Whatever was found before, this descriptor may be another thing.
+    let kvm = interface(kvm)?;
     if cache::is_good(cache_dir) {
         return Ok(());
     }
-    let kvm = interface(kvm)?;
     check_capabilities(&kvm)?;
     measure(kvm)?;
     cache::keep(cache_dir);
