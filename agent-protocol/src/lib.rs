@@ -1,6 +1,7 @@
 //! What host and guest agent agree on: the RPC calls (`proto/agent.proto`) and the vsock addresses.
 
 mod plain;
+pub mod stats;
 
 pub use plain::Plain;
 

@@ -56,7 +56,7 @@ def test_100_mib(agent):
     thread = threading.Thread(target=feed)
     started = time.monotonic()
     thread.start()
-    agent.call("WaitContainer", field(1, box.id), timeout=600)
+    agent.call("WaitProcess", field(1, box.id), timeout=600)
     thread.join()
     for t in box.threads:
         t.join(20)
@@ -130,7 +130,7 @@ def test_errors_at_create(agent):
     fails(agent, ["sh"], "/nonexistent", mounts=[{"destination": "/m", "type": "bind", "source": "/nonexistent",
                                                   "options": ["bind"]}])
     fails(agent, ["sh"], "inside /proc", mounts=[{"destination": "/proc/sys", "type": "tmpfs", "source": "x"}])
-    for method in ("StartContainer", "WaitContainer", "SignalContainer"):
+    for method in ("StartContainer", "WaitProcess", "SignalProcess"):
         try:
             agent.call(method, field(1, "nobody"))
             raise AssertionError(method)

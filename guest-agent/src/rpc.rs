@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use agent_protocol::agent::{
-    CreateContainerRequest, CreateContainerResponse, Empty, GuestStatus, ResizeTerminalRequest, SignalContainerRequest,
-    StartContainerRequest, StartContainerResponse, WaitContainerRequest, WaitContainerResponse,
+    CreateContainerRequest, CreateContainerResponse, Empty, GuestStatus, ResizeTerminalRequest, SignalProcessRequest,
+    StartContainerRequest, StartContainerResponse, WaitProcessRequest, WaitProcessResponse,
 };
 use agent_protocol::agent_ttrpc;
 use async_trait::async_trait;
@@ -75,14 +75,14 @@ impl agent_ttrpc::Agent for Service {
         .await
     }
 
-    async fn wait_container(
+    async fn wait_process(
         &self,
         _ctx: &TtrpcContext,
-        request: WaitContainerRequest,
-    ) -> ttrpc::Result<WaitContainerResponse> {
+        request: WaitProcessRequest,
+    ) -> ttrpc::Result<WaitProcessResponse> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         let end = container.wait().await.map_err(status)?;
-        Ok(WaitContainerResponse {
+        Ok(WaitProcessResponse {
             exit_status: end.exit.status,
             signal: end.exit.signal,
             oom_killed: end.oom_killed,
@@ -91,7 +91,7 @@ impl agent_ttrpc::Agent for Service {
         })
     }
 
-    async fn signal_container(&self, _ctx: &TtrpcContext, request: SignalContainerRequest) -> ttrpc::Result<Empty> {
+    async fn signal_process(&self, _ctx: &TtrpcContext, request: SignalProcessRequest) -> ttrpc::Result<Empty> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         container.signal(request.signal, request.all).map_err(status)?;
         Ok(Empty::default())

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_protocol::agent::{
-    CreateContainerRequest, CreateContainerResponse, Empty, ResizeTerminalRequest, SignalContainerRequest,
-    StartContainerRequest, StartContainerResponse, Stdio, TerminalSize, WaitContainerRequest, WaitContainerResponse,
+    CreateContainerRequest, CreateContainerResponse, Empty, ResizeTerminalRequest, SignalProcessRequest,
+    StartContainerRequest, StartContainerResponse, Stdio, TerminalSize, WaitProcessRequest, WaitProcessResponse,
 };
 use agent_protocol::{AGENT_PORT, STDIO_PORT};
 use protobuf::MessageField;
@@ -123,15 +123,15 @@ impl Guest {
     }
 
     /// Waits for the process's end.
-    pub fn wait(&self) -> Result<WaitContainerResponse, RpcError> {
-        let request = WaitContainerRequest { container_id: self.id.clone(), ..Default::default() };
-        self.rpc.call("WaitContainer", &request, None)
+    pub fn wait(&self) -> Result<WaitProcessResponse, RpcError> {
+        let request = WaitProcessRequest { container_id: self.id.clone(), ..Default::default() };
+        self.rpc.call("WaitProcess", &request, None)
     }
 
     /// Sends a signal to the process.
     pub fn signal(&self, signal: u32) -> Result<(), RpcError> {
-        let request = SignalContainerRequest { container_id: self.id.clone(), signal, ..Default::default() };
-        self.rpc.call::<_, Empty>("SignalContainer", &request, Some(SIGNAL_TIMEOUT)).map(drop)
+        let request = SignalProcessRequest { container_id: self.id.clone(), signal, ..Default::default() };
+        self.rpc.call::<_, Empty>("SignalProcess", &request, Some(SIGNAL_TIMEOUT)).map(drop)
     }
 
     /// Sets the size of the container's terminal.

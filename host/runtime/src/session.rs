@@ -160,7 +160,7 @@ impl Session {
         let begin = now_ns();
         // What it wrote before its guest died is shown too.
         let ended = guest.wait().inspect_err(|_| outputs.wait_timeout(LAST_OUTPUT))?;
-        self.trace.span(Lane::Command, "WaitContainer", begin, now_ns());
+        self.trace.span(Lane::Command, "WaitProcess", begin, now_ns());
         self.trace.at(Lane::Guest, "container exited", clock.host(ended.exited_ns));
         self.signalled.set(Phase::Ended(outputs.clone()));
         outputs.wait();

@@ -69,13 +69,13 @@ fn agent(stream: UnixStream) {
                 Ok(answer.write_to_bytes().unwrap())
             }
             "StartContainer" => Err((Code::NOT_FOUND, "exec: \"foo\": executable file not found in $PATH")),
-            "WaitContainer" => {
+            "WaitProcess" => {
                 waiting = Some(number);
                 continue;
             }
-            "SignalContainer" => {
-                let signal = SignalContainerRequest::parse_from_bytes(&request.payload).unwrap().signal;
-                let ended = WaitContainerResponse { exit_status: 128 + signal, signal, ..Default::default() };
+            "SignalProcess" => {
+                let signal = SignalProcessRequest::parse_from_bytes(&request.payload).unwrap().signal;
+                let ended = WaitProcessResponse { exit_status: 128 + signal, signal, ..Default::default() };
                 reply(&stream, waiting.take().unwrap(), Ok(ended.write_to_bytes().unwrap()));
                 Ok(Vec::new())
             }

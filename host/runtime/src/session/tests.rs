@@ -9,8 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use agent_protocol::agent::{
-    CreateContainerRequest, CreateContainerResponse, SignalContainerRequest, StartContainerResponse,
-    WaitContainerResponse,
+    CreateContainerRequest, CreateContainerResponse, SignalProcessRequest, StartContainerResponse, WaitProcessResponse,
 };
 use protobuf::Message;
 use tempfile::TempDir;
@@ -38,7 +37,7 @@ struct Lab {
     asked: Receiver<Asked>,
 }
 
-/// Answers streams and calls. StartContainer fails if `start` is an error; WaitContainer is answered when a signal comes.
+/// Answers streams and calls. StartContainer fails if `start` is an error; WaitProcess is answered when a signal comes.
 fn serve(listener: &UnixListener, asked: &Sender<Asked>, start: Result<(), &'static str>) {
     let mut streams = Vec::new();
     for connection in listener.incoming() {
@@ -81,15 +80,15 @@ fn answer(
                 (Asked::Create(spec), CreateContainerResponse::default().write_to_bytes().unwrap())
             }
             "StartContainer" => (Asked::Start, StartContainerResponse::default().write_to_bytes().unwrap()),
-            "WaitContainer" => {
+            "WaitProcess" => {
                 waiting = Some(number);
                 asked.send(Asked::Wait).unwrap();
                 continue;
             }
-            "SignalContainer" => {
-                let signal = SignalContainerRequest::parse_from_bytes(&request.payload).unwrap().signal;
+            "SignalProcess" => {
+                let signal = SignalProcessRequest::parse_from_bytes(&request.payload).unwrap().signal;
                 streams.clear();
-                let ended = WaitContainerResponse { exit_status: 128 + signal, signal, ..Default::default() };
+                let ended = WaitProcessResponse { exit_status: 128 + signal, signal, ..Default::default() };
                 reply(connection, waiting.take().unwrap(), Ok(ended.write_to_bytes().unwrap()));
                 (Asked::Signal(signal), Vec::new())
             }
