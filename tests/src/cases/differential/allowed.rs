@@ -40,6 +40,7 @@ const NO_ACPI: &str = "the guest has no ACPI";
 const SHARE: &str = "files are shared by virtio-fs: the host's file system does not show";
 const OWN_NAME: &str = "the guest is a machine with a name of its own; the host's is not told to it";
 const PROPAGATION: &str = "mounts of the host cannot propagate into a guest";
+const NO_MODE: &str = "defect: a tmpfs without mode= does not take the directory's";
 
 /// Bundles with bind mounts.
 const BINDS: &[&str] = &[
@@ -101,6 +102,7 @@ const LIST: &[Allowed] = &[
     ),
     values(&["shell-status"], "line *", "SigIgn:*", "SigIgn:*", "runc passes on what its caller ignores"),
     values(&["shell-status"], "line *", "SigQ:*", "SigQ:*", MEMORY),
+    values(&["bind-file"], "env:HOME", "", "/", "an /etc/passwd that is none: runc takes its line for a user's"),
     only(&["environment-home"], "env.order", "the order of variables means nothing"),
     values(
         &["terminal*"],
@@ -124,6 +126,16 @@ const LIST: &[Allowed] = &[
     values(BINDS, "mount:*:type", "ext4", "virtiofs", SHARE),
     values(BINDS, "mount:*:source", "/dev/*", "*", SHARE),
     values(BINDS, "mount:*:options", "*noatime*", "*relatime*", SHARE),
+    values(&["bind*", "mounts-over-links", "paths-both"], "mount:*:propagation", "*master", "*", PROPAGATION),
+    values(
+        &["tmpfs"],
+        "mount:/mnt:super options",
+        "rw,*",
+        "ro,*",
+        "runc makes only the mount read-only, sandbox the file system, which is no one else's",
+    ),
+    values(&["no-mounts"], "exit", "1 *", "5 *", "runc itself cannot do without a /proc in the container"),
+    only(&["only-proc"], "mount:/proc/*", SHARE),
     // In a user namespace devices are bind mounts of the machine's.
     only(USER_NAMESPACES, "mount:/dev/*:options", "devices are those of the guest's /dev, mounted nosuid and noexec"),
     only(USER_NAMESPACES, "mount:/dev/*:super options", MEMORY),
@@ -202,7 +214,11 @@ const LIST: &[Allowed] = &[
         "default *",
         "defect: blockIO.weight goes to io.weight even where there is io.bfq.weight",
     ),
-    only(&["docker-read-only"], "*:/tmp*", "defect: a tmpfs without mode= does not take the directory's"),
+    only(&["docker-read-only"], "*:/tmp*", NO_MODE),
+    values(&["tmpfs", "tmpfs-on-existing"], "entry:*", "directory mode *", "directory mode 1777 *", NO_MODE),
+    values(&["tmpfs", "tmpfs-on-existing"], "mount:*:mode", "*", "1777 *", NO_MODE),
+    only(&["only-proc"], "*:/dev/ptmx", "defect: /dev/ptmx is missing where no devpts is mounted"),
+    values(&["overlay"], "exit", "0 *", "1 *", "defect: an overlay's directories are the host's, and are not shared"),
     values(
         USER_NAMESPACES,
         "*/dev/mqueue*",
