@@ -56,7 +56,7 @@ const BINDS: &[&str] = &[
 const PROFILES: &[&str] = &["docker*", "kubernetes*", "podman", "seccomp-docker*", "seccomp-default-errno"];
 /// Bundles with bind mounts of files.
 const FILES: &[&str] = &["docker*", "kubernetes*", "podman", "bind-file", "bind-device-and-dev-file"];
-const USER_NAMESPACES: &[&str] = &["user-namespace*", "devices-user-namespace"];
+const USER_NAMESPACES: &[&str] = &["user-namespace*"];
 
 const LIST: &[Allowed] = &[
     // A container in a machine of its own.
@@ -66,7 +66,7 @@ const LIST: &[Allowed] = &[
     everywhere("limit.Max pending signals", MEMORY),
     everywhere("read:/proc/acpi", NO_ACPI),
     everywhere("mount:/proc/acpi:*", NO_ACPI),
-    only(&["docker-privileged", "paths-none", "paths-masked"], "read:/sys/firmware", NO_ACPI),
+    only(&["docker-privileged", "paths-*"], "read:/sys/firmware", NO_ACPI),
     everywhere("read:/proc/bus", "the guest has no PCI"),
     everywhere("call.quotactl", "the guest's kernel has no quota: files are the host's"),
     everywhere(
@@ -123,10 +123,16 @@ const LIST: &[Allowed] = &[
     everywhere("mount:/:source", SHARE),
     everywhere("mount:/:super options", SHARE),
     everywhere("mount:/:propagation", PROPAGATION),
-    values(BINDS, "mount:*:type", "ext4", "virtiofs", SHARE),
-    values(BINDS, "mount:*:source", "/dev/*", "*", SHARE),
-    values(BINDS, "mount:*:options", "*noatime*", "*relatime*", SHARE),
-    values(&["bind*", "mounts-over-links", "paths-both"], "mount:*:propagation", "*master", "*", PROPAGATION),
+    values(BINDS, "mount:*:type*", "ext4", "virtiofs", SHARE),
+    values(BINDS, "mount:*:source*", "/dev/*", "*", SHARE),
+    values(BINDS, "mount:*:options*", "*noatime*", "*relatime*", SHARE),
+    values(
+        &["bind*", "mounts-over-links", "paths-both", "root-read-only-missing-mount-point"],
+        "mount:*:propagation*",
+        "*master",
+        "*",
+        PROPAGATION,
+    ),
     values(
         &["tmpfs"],
         "mount:/mnt:super options",
@@ -134,8 +140,23 @@ const LIST: &[Allowed] = &[
         "ro,*",
         "runc makes only the mount read-only, sandbox the file system, which is no one else's",
     ),
+    values(
+        &["devices-default-again"],
+        "exit",
+        "1 *",
+        "0 *",
+        "runc takes the device's default rule away when it is listed again, and then fails itself",
+    ),
+    values(
+        &["devices-rules-refusal-last"],
+        "node:*:kmsg",
+        "mknod !EPERM",
+        "open *",
+        "making nodes is allowed for all devices at the list's end; runc's imitation of cgroup v1 keeps the exact refusal",
+    ),
     values(&["no-mounts"], "exit", "1 *", "5 *", "runc itself cannot do without a /proc in the container"),
-    only(&["only-proc"], "mount:/proc/*", SHARE),
+    only(&["only-proc", "devices-without-dev"], "mount:/proc/*", SHARE),
+    values(&["paths-read-only"], "mount:*", "*", "*", SHARE),
     // In a user namespace devices are bind mounts of the machine's.
     only(USER_NAMESPACES, "mount:/dev/*:options", "devices are those of the guest's /dev, mounted nosuid and noexec"),
     only(USER_NAMESPACES, "mount:/dev/*:super options", MEMORY),
@@ -217,7 +238,18 @@ const LIST: &[Allowed] = &[
     only(&["docker-read-only"], "*:/tmp*", NO_MODE),
     values(&["tmpfs", "tmpfs-on-existing"], "entry:*", "directory mode *", "directory mode 1777 *", NO_MODE),
     values(&["tmpfs", "tmpfs-on-existing"], "mount:*:mode", "*", "1777 *", NO_MODE),
-    only(&["only-proc"], "*:/dev/ptmx", "defect: /dev/ptmx is missing where no devpts is mounted"),
+    only(
+        &["only-proc", "devices-without-dev"],
+        "*:/dev/ptmx",
+        "defect: /dev/ptmx is missing where no devpts is mounted",
+    ),
+    values(
+        &["root-shared", "root-unbindable"],
+        "exit",
+        "0 *",
+        "1 *",
+        "defect: linux.rootfsPropagation is applied before the root is moved or bound, which fails then",
+    ),
     values(&["overlay"], "exit", "0 *", "1 *", "defect: an overlay's directories are the host's, and are not shared"),
     values(
         USER_NAMESPACES,
