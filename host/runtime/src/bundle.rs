@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hook, Linux, LinuxSeccomp, LinuxSeccompAction, Process, Spec};
+use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Process, Spec};
 
 use crate::error::Plain;
 
@@ -168,7 +168,8 @@ fn check_hooks(spec: &Spec) -> Result<(), BundleError> {
 
 fn check_linux(linux: &Linux) -> Result<(), BundleError> {
     for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
-        let path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        let network = namespace.typ() == LinuxNamespaceType::Network;
+        let path = !network && namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
         refuse(path, &format!("linux.namespaces[{index}].path"), " yet")?;
     }
     let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
@@ -295,8 +296,11 @@ mod tests {
             let text = refusal(section, key, value);
             assert!(text.starts_with(&format!("{section}.{key} in config.json is not supported")), "{text}");
         }
-        let text =
-            refusal("linux", "namespaces", json!([{"type": "pid"}, {"type": "network", "path": "/proc/1/ns/net"}]));
+        let text = refusal(
+            "linux",
+            "namespaces",
+            json!([{"type": "network", "path": "/x"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}]),
+        );
         assert!(text.starts_with("linux.namespaces[1].path in config.json is not supported yet"), "{text}");
         assert!(refusal("", "solaris", json!({})).starts_with("solaris in config.json is not supported"));
     }

@@ -18,6 +18,8 @@ use crate::rpc::{Rpc, RpcError};
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the agent may take to prepare or start a container.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a guest that has booted may take to take a connection.
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the agent may take to pass on a signal or a new terminal size.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the guest may take to end by itself.
@@ -100,17 +102,28 @@ impl Guest {
         Self::over(connect(socket, AGENT_PORT, BOOT_TIMEOUT)?, id)
     }
 
+    /// Connects to the agent of a guest that has booted.
+    pub fn reach(socket: &Path, id: &str) -> Result<Self, GuestError> {
+        Self::over(connect(socket, AGENT_PORT, REACH_TIMEOUT)?, id)
+    }
+
     /// Takes a connection to an agent.
     pub fn over(stream: UnixStream, id: &str) -> Result<Self, GuestError> {
         Ok(Self { rpc: Rpc::new(stream)?, id: id.to_string() })
     }
 
     /// Prepares the container.
-    pub fn create(&self, spec_json: Vec<u8>, stdio: Stdio) -> Result<CreateContainerResponse, RpcError> {
+    pub fn create(
+        &self,
+        spec_json: Vec<u8>,
+        stdio: Stdio,
+        state_json: Vec<u8>,
+    ) -> Result<CreateContainerResponse, RpcError> {
         let request = CreateContainerRequest {
             container_id: self.id.clone(),
             spec_json,
             stdio: MessageField::some(stdio),
+            state_json,
             ..Default::default()
         };
         self.rpc.call("CreateContainer", &request, Some(CALL_TIMEOUT))
@@ -128,9 +141,9 @@ impl Guest {
         self.rpc.call("WaitProcess", &request, None)
     }
 
-    /// Sends a signal to the process.
-    pub fn signal(&self, signal: u32) -> Result<(), RpcError> {
-        let request = SignalProcessRequest { container_id: self.id.clone(), signal, ..Default::default() };
+    /// Sends a signal to the process, or to all of the container's.
+    pub fn signal(&self, signal: u32, all: bool) -> Result<(), RpcError> {
+        let request = SignalProcessRequest { container_id: self.id.clone(), signal, all, ..Default::default() };
         self.rpc.call::<_, Empty>("SignalProcess", &request, Some(SIGNAL_TIMEOUT)).map(drop)
     }
 

@@ -2,6 +2,8 @@
 
 pub mod bundle;
 pub mod cli;
+pub mod commands;
+pub mod console;
 pub mod control;
 pub mod doctor;
 mod error;
@@ -12,8 +14,9 @@ mod jail;
 pub mod machine;
 mod monitor;
 pub mod monitor_process;
+pub mod process_id;
+pub mod proxy;
 pub mod rpc;
-pub mod run;
 mod seccomp;
 pub mod session;
 pub mod share;
@@ -22,4 +25,5 @@ pub mod state;
 pub mod stdio;
 mod sys;
 pub mod terminal;
+mod timestamp;
 pub mod trace;
