@@ -1,11 +1,11 @@
 //! The container's cgroup (v2): its place, its limits, its end.
 
-mod convert;
 mod device_program;
 mod path;
 mod resources;
 
 use agent_protocol::Plain;
+use agent_protocol::cgroup as convert;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,6 +1,7 @@
 //! The `sandbox` command as a library: what its binary, its tests and other front ends share.
 
 pub mod bundle;
+pub mod cgroup;
 pub mod cli;
 pub mod control;
 pub mod doctor;
