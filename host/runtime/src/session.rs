@@ -99,6 +99,7 @@ impl Session {
             memory_mib: machine.memory_mib,
             kernel_arguments: String::new(),
             shares: plan.shares,
+            cache: machine.cache,
         })?;
         // From here on the guest boots. Everything that needs it waits for it by itself.
         let socket = self.state.socket();

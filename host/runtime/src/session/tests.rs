@@ -141,7 +141,7 @@ impl Lab {
         let plan = self.plan();
         let Self { directory, session, asked } = self;
         let signalled = session.signalled.clone();
-        let machine = Machine { memory_mib: 64, vcpus: 1 };
+        let machine = Machine { memory_mib: 64, vcpus: 1, cache: Default::default() };
         let thread = thread::spawn(move || session.complete(machine, plan, None));
         meanwhile(&signalled, &asked);
         let result = thread.join().unwrap();
