@@ -55,7 +55,10 @@ mod tests {
 
     fn overhead(limit: i64, memory_mib: u64) -> Overhead {
         let config = json!({"ociVersion": "1.0.2", "linux": {"resources": {"memory": {"limit": limit}}}});
-        Overhead::of(&serde_json::from_value(config).unwrap(), &Machine { memory_mib, vcpus: 1, cache: Default::default() })
+        Overhead::of(
+            &serde_json::from_value(config).unwrap(),
+            &Machine { memory_mib, vcpus: 1, cache: Default::default() },
+        )
     }
 
     #[test]
