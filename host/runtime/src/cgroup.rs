@@ -164,7 +164,7 @@ impl HostCgroup {
     }
 
     fn make(&mut self, hierarchy: &Hierarchy, inside: &Path) -> Result<(), CgroupError> {
-        let made = directory::make(hierarchy, inside)?;
+        let made = directory::make(hierarchy, inside, self.unified)?;
         let path = hierarchy.mount_point.join(inside);
         self.places.push(Place { controllers: hierarchy.controllers.clone(), path, made });
         Ok(())

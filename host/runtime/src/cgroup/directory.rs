@@ -8,18 +8,21 @@ use std::path::{Path, PathBuf};
 use super::CgroupError;
 use super::hierarchy::{Hierarchy, read};
 
-/// Makes the cgroup; says whether it is new.
-pub fn make(hierarchy: &Hierarchy, inside: &Path) -> Result<bool, CgroupError> {
+/// Makes the cgroup; says whether it is new. Controllers are v2's to give only where v1 has none (`unified`).
+pub fn make(hierarchy: &Hierarchy, inside: &Path, unified: bool) -> Result<bool, CgroupError> {
     let mut path = hierarchy.mount_point.clone();
     let mut made = false;
     for part in inside.iter() {
-        if hierarchy.is_v2() {
+        if unified {
             enable_controllers(&path);
         }
         let parent = path.clone();
         path.push(part);
         let failed = |path: PathBuf| move |source| CgroupError::Create { path, source };
         made = create(&path).map_err(failed(path.clone()))?;
+        if unified {
+            join_threaded_domain(&path).map_err(failed(path.clone()))?;
+        }
         if hierarchy.controllers.iter().any(|c| c == "cpuset") {
             inherit_cpuset(&parent, &path).map_err(failed(path.clone()))?;
         }
@@ -62,6 +65,14 @@ pub fn has_controller(path: &Path, controller: &str) -> bool {
     read(path, "cgroup.controllers").unwrap_or_default().split_ascii_whitespace().any(|c| c == controller)
 }
 
+/// Below a cgroup with processes that passes controllers on, a new one takes no process until it is of the same domain of threads.
+fn join_threaded_domain(path: &Path) -> io::Result<()> {
+    match read(path, "cgroup.type").as_deref().map(str::trim) {
+        Ok("domain invalid") => fs::write(path.join("cgroup.type"), "threaded"),
+        _ => Ok(()),
+    }
+}
+
 /// Why a v2 cgroup does not have a controller, as a clause.
 pub fn explain(path: &Path, controller: &str) -> String {
     let Some(parent) = path.ancestors().skip(1).find(|parent| has_controller(parent, controller)) else {
@@ -85,10 +96,10 @@ mod tests {
     fn directories_are_made_once() {
         let root = tempfile::tempdir().unwrap();
         let memory = hierarchy(root.path(), &["memory"]);
-        assert!(make(&memory, Path::new("a/b")).unwrap());
-        assert!(!make(&memory, Path::new("a/b")).unwrap());
-        assert!(make(&memory, Path::new("a/c")).unwrap());
-        let error = make(&hierarchy(&root.path().join("none"), &["memory"]), Path::new("x")).unwrap_err();
+        assert!(make(&memory, Path::new("a/b"), false).unwrap());
+        assert!(!make(&memory, Path::new("a/b"), false).unwrap());
+        assert!(make(&memory, Path::new("a/c"), false).unwrap());
+        let error = make(&hierarchy(&root.path().join("none"), &["memory"]), Path::new("x"), false).unwrap_err();
         assert!(error.to_string().contains("none/x"), "{error}");
     }
 
@@ -104,9 +115,21 @@ mod tests {
         }
         file("", "cpuset.cpus", "0-3\n");
         file("", "cpuset.mems", "0\n");
-        make(&hierarchy(root.path(), &["cpuset"]), Path::new("a/b")).unwrap();
+        make(&hierarchy(root.path(), &["cpuset"]), Path::new("a/b"), false).unwrap();
         assert_eq!(read(root.path(), "a/b/cpuset.cpus").unwrap(), "0-3");
         assert_eq!(read(root.path(), "a/b/cpuset.mems").unwrap(), "7\n");
+    }
+
+    #[test]
+    fn a_cgroup_in_a_domain_of_threads_becomes_threaded() {
+        let root = tempfile::tempdir().unwrap();
+        let leaf = root.path().join("a");
+        fs::create_dir(&leaf).unwrap();
+        for (before, after) in [("domain invalid\n", "threaded"), ("domain\n", "domain\n")] {
+            fs::write(leaf.join("cgroup.type"), before).unwrap();
+            make(&hierarchy(root.path(), &[]), Path::new("a"), true).unwrap();
+            assert_eq!(read(&leaf, "cgroup.type").unwrap(), after);
+        }
     }
 
     #[test]

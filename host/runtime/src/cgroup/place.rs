@@ -54,6 +54,8 @@ pub fn inside(hierarchy: &Hierarchy, unified: bool, wanted: &Wanted) -> PathBuf 
         Wanted::Absolute(path) => path.clone(),
         // In v2 a cgroup with processes, such as the caller's, cannot have children with limits: beside it, then.
         Wanted::Relative(path) if unified => hierarchy.own.parent().unwrap_or(Path::new("")).join(path),
+        // The v2 of hybrid systems has no limits, and no place of the caller's counts there, as with runc.
+        Wanted::Relative(path) if hierarchy.is_v2() => path.clone(),
         Wanted::Relative(path) => hierarchy.own.join(path),
     }
 }
@@ -98,9 +100,12 @@ mod tests {
 
     #[test]
     fn relative_is_below_the_caller_or_beside_it() {
-        let hierarchy = Hierarchy { controllers: vec![], mount_point: "/sys/fs/cgroup".into(), own: "user/me".into() };
+        let hierarchy =
+            Hierarchy { controllers: vec!["cpu".into()], mount_point: "/sys/fs/cgroup".into(), own: "user/me".into() };
         let wanted = Wanted::Relative("x".into());
         assert_eq!(inside(&hierarchy, false, &wanted), Path::new("user/me/x"));
+        let hierarchy = Hierarchy { controllers: vec![], ..hierarchy };
+        assert_eq!(inside(&hierarchy, false, &wanted), Path::new("x"));
         assert_eq!(inside(&hierarchy, true, &wanted), Path::new("user/x"));
         let at_root = Hierarchy { own: "".into(), ..hierarchy };
         assert_eq!(inside(&at_root, true, &wanted), Path::new("x"));

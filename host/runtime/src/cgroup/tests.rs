@@ -31,7 +31,7 @@ fn each_hierarchy_gets_one() {
     let names: Vec<&str> = paths.keys().map(String::as_str).collect();
     assert_eq!(names, ["", "cpu", "cpuacct", "memory"]);
     assert_eq!(paths["cpuacct"], root.path().join("cpu/me/a/b"));
-    assert_eq!(paths[""], root.path().join("unified/me/a/b"));
+    assert_eq!(paths[""], root.path().join("unified/a/b"));
     let again: HostCgroup = serde_json::from_str(&serde_json::to_string(&cgroup).unwrap()).unwrap();
     assert_eq!(again, cgroup);
     again.remove().unwrap();
@@ -60,4 +60,43 @@ fn one_that_was_there_stays_with_what_is_in_it() {
     assert_eq!(cgroup.oom_kills(), 2);
     cgroup.remove().unwrap();
     assert!(leaf.exists());
+}
+
+/// Ends the process and, should the test have failed, lets the cgroup go.
+struct Sleeper<'a>(std::process::Child, &'a HostCgroup);
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        let _ = self.1.remove();
+    }
+}
+
+/// On the machine's own cgroups, where they may be written.
+#[test]
+fn a_process_lives_and_dies_in_a_real_one() {
+    let spec = spec("", json!({"cpu": {"shares": 512}}));
+    let id = format!("sandbox-test-{}", std::process::id());
+    let cgroup = match HostCgroup::create(&spec, &id, false, OVERHEAD) {
+        Ok(cgroup) => cgroup,
+        Err(error) => return eprintln!("not tested: {error}"),
+    };
+    let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let sleeper = Sleeper(child, &cgroup);
+    cgroup.add_process(pid).unwrap();
+    let own = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).unwrap();
+    let found = own.lines().filter(|line| line.ends_with(&id)).count();
+    assert_eq!(found, cgroup.places.len(), "{own}");
+    let cpu = cgroup.place("cpu").unwrap().path.join(if cgroup.unified { "cpu.weight" } else { "cpu.shares" });
+    assert_eq!(fs::read_to_string(cpu).unwrap().trim(), if cgroup.unified { "20" } else { "512" });
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| cgroup.remove());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        removal.join().unwrap().unwrap();
+    });
+    assert!(cgroup.places.iter().all(|place| !place.path.exists()));
+    drop(sleeper);
 }
