@@ -130,13 +130,20 @@ struct Place {
 }
 
 impl HostCgroup {
-    /// Makes the container's cgroup in every hierarchy and applies the limits that count on the host. When that fails, no
-    /// cgroup of the container's stays.
-    pub fn create(spec: &Spec, id: &str, systemd: bool, overhead: Overhead) -> Result<Self, CgroupError> {
+    /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host and moves `pid`, the process
+    /// behind the container's, into it. When that fails, no cgroup of the container's stays but one that `pid` is in.
+    pub fn create(spec: &Spec, id: &str, systemd: bool, overhead: Overhead, pid: Pid) -> Result<Self, CgroupError> {
         if systemd && Path::new(SYSTEMD_RUNS).is_dir() {
             return Err(CgroupError::Systemd);
         }
-        Self::create_in(&Hierarchies::find()?, spec, id, systemd, overhead)
+        let cgroup = Self::create_in(&Hierarchies::find()?, spec, id, systemd, overhead)?;
+        match cgroup.add_process(pid) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                cgroup.forget();
+                Err(error)
+            }
+        }
     }
 
     fn create_in(
@@ -157,10 +164,15 @@ impl HostCgroup {
         match made {
             Ok(()) => Ok(cgroup),
             Err(error) => {
-                cgroup.places.iter().filter(|place| place.made).for_each(|place| removal::remove_if_empty(&place.path));
+                cgroup.forget();
                 Err(error)
             }
         }
+    }
+
+    /// Takes back what was made.
+    fn forget(&self) {
+        self.places.iter().filter(|place| place.made).for_each(|place| removal::remove_if_empty(&place.path));
     }
 
     fn make(&mut self, hierarchy: &Hierarchy, inside: &Path) -> Result<(), CgroupError> {

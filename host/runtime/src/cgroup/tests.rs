@@ -78,14 +78,17 @@ impl Drop for Sleeper<'_> {
 fn a_process_lives_and_dies_in_a_real_one() {
     let spec = spec("", json!({"cpu": {"shares": 512}}));
     let id = format!("sandbox-test-{}", std::process::id());
-    let cgroup = match HostCgroup::create(&spec, &id, false, OVERHEAD) {
-        Ok(cgroup) => cgroup,
-        Err(error) => return eprintln!("not tested: {error}"),
-    };
-    let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     let pid = Pid::from_child(&child);
+    let cgroup = match HostCgroup::create(&spec, &id, false, OVERHEAD, pid) {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return eprintln!("not tested: {error}");
+        }
+    };
     let sleeper = Sleeper(child, &cgroup);
-    cgroup.add_process(pid).unwrap();
     let own = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).unwrap();
     let found = own.lines().filter(|line| line.ends_with(&id)).count();
     assert_eq!(found, cgroup.places.len(), "{own}");
