@@ -97,7 +97,7 @@ def test_terminal(agent):
     until("\nfirst")
     until("/dev/pts/0")
     until("40 100")
-    agent.call("ResizeTerminal", field(1, box.id), field(2, field(1, 50) + field(2, 120)))
+    agent.call("ResizeTerminal", field(1, box.id), field(3, field(1, 50) + field(2, 120)))
     box.tty.sendall(b"stty size; echo second; cat\n")
     until("50 120\r\nsecond")
     box.tty.sendall(b"echoed\n")

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Which side of a [`clone3`] the caller is.
@@ -110,8 +111,13 @@ pub fn dup_onto(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
 
 /// Watches a descriptor that is in non-blocking mode.
 pub fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    async_fd_with(fd, Interest::READABLE | Interest::WRITABLE)
+}
+
+/// Watches a descriptor for this only.
+pub fn async_fd_with(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is one descriptor for as long as it lives, and AsyncFd gives no mutable access to it here.
-    Ok(unsafe { AsyncFd::register(fd) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// Sets every signal to its default action and empties the signal mask: for a child before it executes.

@@ -9,6 +9,7 @@ pub mod census;
 pub mod fscheck;
 pub mod pattern;
 pub mod run;
+pub mod see;
 pub mod sys;
 pub mod terminal;
 pub mod tree;

@@ -45,7 +45,7 @@ pub fn enter(plan: &Plan, cgroup: &Path) -> Result<(), Error> {
     if !binds_dev(plan) {
         devices::create(&root, asked, plan.namespaces.is_own(libc::CLONE_NEWUSER))?;
     }
-    let cwd = plan.process().cwd();
+    let cwd = plan.process.given.cwd();
     root.get_or_create(cwd, Kind::Directory).map_err(|error| Error::Path {
         action: "create process.cwd",
         path: cwd.clone(),

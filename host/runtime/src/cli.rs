@@ -8,10 +8,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{CommandError, create, delete, kill, list, run, start, state};
+use crate::commands::handover::Handover;
+use crate::commands::{CommandError, Guests, create, delete, kill, list, run, start, state};
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
-use crate::{doctor, monitor, proxy, sys};
+use crate::{doctor, features, monitor, proxy, spec, sys};
 use log::{Format, Log};
 
 /// Three lines, the first two in the words that callers of runc look for.
@@ -79,6 +80,10 @@ enum Command {
     List(ListArguments),
     /// Run a container from a bundle; ends with its exit status
     Run(RunArguments),
+    /// Write a config.json to begin with
+    Spec(SpecArguments),
+    /// Print what this runtime can do
+    Features,
     /// Check what this machine offers, and say how to mend what is missing
     Doctor,
     /// Serve one micro-VM (started by the other commands)
@@ -191,6 +196,24 @@ struct ListArguments {
     quiet: bool,
 }
 
+#[derive(Debug, Args)]
+struct SpecArguments {
+    /// Directory that gets config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+
+    /// For a user namespace of the caller's
+    #[arg(long)]
+    rootless: bool,
+}
+
+/// What every command may need.
+struct Global {
+    root: PathBuf,
+    systemd_cgroup: bool,
+    start_ns: u64,
+}
+
 /// The program: reads the command line, does what it says.
 pub fn main() -> ExitCode {
     let start_ns = sys::now_ns();
@@ -209,10 +232,11 @@ pub fn main() -> ExitCode {
         return ExitCode::from(u8::from(writeln!(io::stdout(), "{VERSION}").is_err()));
     }
     let log = Log::new(cli.log, cli.log_format);
+    let global = Global { root: cli.root, systemd_cgroup: cli.systemd_cgroup, start_ns };
     match cli.command {
         Some(Command::Monitor) => monitor::main(),
-        Some(Command::Doctor) => check_machine(&cli.root, &log),
-        Some(command) => match execute(command, &cli.root, start_ns) {
+        Some(Command::Doctor) => check_machine(&global.root, &log),
+        Some(command) => match execute(command, &global) {
             Ok(status) => ExitCode::from(status),
             Err(error) => {
                 log.error(&error.to_string());
@@ -226,38 +250,40 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command, root: &Path, start_ns: u64) -> Result<u8, CommandError> {
+fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
+    let root = &global.root;
     match command {
         Command::Run(RunArguments { create, detach: false, keep, .. }) => {
-            return run::attached(&options(create, root, start_ns), keep);
+            return run::attached(&options(create, global), keep);
         }
-        Command::Run(RunArguments { create, .. }) => run::detached(&options(create, root, start_ns)),
-        Command::Create(arguments) => create::create(&options(arguments, root, start_ns)),
+        Command::Run(RunArguments { create, .. }) => run::detached(&options(create, global)),
+        Command::Create(arguments) => create::create(&options(arguments, global)),
         Command::Start(Id { id }) => start::start(root, &id),
         Command::State(Id { id }) => state::state(root, &id),
         Command::Kill(KillArguments { all, id, signal }) => kill::kill(root, &id, &signal, all),
         Command::Delete(DeleteArguments { force, id }) => delete::delete(root, &id, force),
         Command::List(ListArguments { format, quiet }) => list::list(root, quiet, format),
+        Command::Spec(SpecArguments { bundle, rootless }) => spec::write(&bundle, rootless).map_err(CommandError::from),
+        Command::Features => list::print(&features::document()),
         Command::Doctor | Command::Monitor => Ok(()),
     }
     .map(|()| 0)
 }
 
-fn options(arguments: CreateArguments, root: &Path, start_ns: u64) -> create::Options {
-    let installed = GuestFiles::locate();
+fn options(arguments: CreateArguments, global: &Global) -> create::Options {
     create::Options {
         id: arguments.id,
         bundle: arguments.bundle,
-        root: root.to_path_buf(),
-        guest: GuestFiles {
-            kernel: arguments.kernel.unwrap_or(installed.kernel),
-            initramfs: arguments.initramfs.unwrap_or(installed.initramfs),
+        root: global.root.clone(),
+        guest: Guests { kernel: arguments.kernel, initramfs: arguments.initramfs },
+        handover: Handover {
+            pid_file: arguments.pid_file,
+            console_socket: arguments.console_socket,
+            pidfd_socket: arguments.pidfd_socket,
         },
-        pid_file: arguments.pid_file,
-        console_socket: arguments.console_socket,
-        pidfd_socket: arguments.pidfd_socket,
         preserve_fds: arguments.preserve_fds,
-        start_ns,
+        systemd_cgroup: global.systemd_cgroup,
+        start_ns: global.start_ns,
     }
 }
 

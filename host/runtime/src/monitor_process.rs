@@ -356,7 +356,14 @@ mod tests {
     }
 
     fn config() -> MonitorConfig {
-        MonitorConfig { id: "c1".into(), vcpus: 1, memory_mib: 64, kernel_arguments: String::new(), shares: vec![] }
+        MonitorConfig {
+            id: "c1".into(),
+            vcpus: 1,
+            memory_mib: 64,
+            kernel_arguments: String::new(),
+            shares: vec![],
+            cache: Default::default(),
+        }
     }
 
     #[test]

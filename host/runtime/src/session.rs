@@ -107,8 +107,9 @@ impl Session {
             id: self.id.clone(),
             vcpus: order.vcpus,
             memory_mib: order.memory_mib,
-            kernel_arguments: String::new(),
+            kernel_arguments: order.kernel_arguments.clone(),
             shares: order.shares.clone(),
+            cache: order.cache,
         };
         self.monitor.configure(&config).map_err(|error| self.explained(error.into()))
     }

@@ -5,6 +5,7 @@
 //! A container whose command was killed is abandoned ([`Record::is_abandoned`]): whoever makes a container sweeps those.
 
 mod record;
+mod remains;
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -18,6 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 
 pub use record::{Record, Shown, Status};
+pub use remains::{DEATH_TIMEOUT, RemainsError, clear};
 
 use crate::error::Plain;
 
@@ -306,18 +308,22 @@ fn sweep(root: &Path, path: &Path) -> io::Result<Found> {
         // Not this program's: it may go if it is empty.
         return fs::remove_dir(path).map(|()| Found::Nothing);
     };
-    let abandoned = |record: Option<Record>| record.is_none_or(|record| record.is_abandoned());
-    let record = read_record(&path.join(RECORD))?;
-    if record.is_some() && !abandoned(record) {
+    let asked_for = |record: &Option<Record>| record.as_ref().is_some_and(|record| !record.is_abandoned());
+    if asked_for(&read_record(&path.join(RECORD))?) {
         return Ok(Found::Container);
     }
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        // Only now nobody changes it.
-        Ok(()) if abandoned(read_record(&path.join(RECORD))?) => discard(root, path).map(|()| Found::Nothing),
-        Ok(()) => Ok(Found::Container),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Found::Busy(lock)),
-        Err(error) => Err(error.into()),
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Found::Busy(lock)),
+        Err(error) => return Err(error.into()),
     }
+    // Only now nobody changes it.
+    let record = read_record(&path.join(RECORD))?;
+    if asked_for(&record) {
+        return Ok(Found::Container);
+    }
+    record.as_ref().map_or(Ok(()), clear).map_err(io::Error::other)?;
+    discard(root, path).map(|()| Found::Nothing)
 }
 
 fn sweep_others(root: &Path) {

@@ -203,6 +203,7 @@ impl Files {
         }
         let here = std::env::current_exe()?;
         fs::copy(here.with_file_name("probe"), &env.probe)?;
+        fs::copy(&env.probe, env.busybox.join("bin/probe"))?;
         // A build in the meantime must not change the tests in the middle of a run.
         fs::copy(&here, options.work.join("itest"))?;
         let status = Command::new("mount").args(["-o", "ro,loop"]).arg(&options.debian).arg(&env.debian).status()?;

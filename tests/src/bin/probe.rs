@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use tests::{fscheck, pattern, sys, tree};
+use tests::{fscheck, pattern, see, sys, tree};
 
 const USAGE: &str = "usage: probe fs DIRECTORY [overlay] | lock KIND FILE | make DIRECTORY FILES | manifest DIRECTORY
-    | rename DIRECTORY | pattern SEED BYTES | touch-memory MIB | segv | exit STATUS | argv [ARGUMENT...]";
+    | rename DIRECTORY | pattern SEED BYTES | touch-memory MIB | segv | exit STATUS | argv [ARGUMENT...] | see";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,6 +53,7 @@ fn main() -> ExitCode {
             }
             Ok(0)
         }
+        ["see", ..] => see::all().map_err(|error| error.to_string()),
         _ => Err(USAGE.to_owned()),
     };
     match result {

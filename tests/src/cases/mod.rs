@@ -1,6 +1,7 @@
 //! The tests, by group.
 
 mod bad;
+mod differential;
 mod filesystem;
 mod programs;
 mod settings;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Case> {
         filesystem::CASES,
         trace::CASES,
         bad::CASES,
+        differential::CASES,
     ];
     groups.concat()
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::{CommandError, end};
-use crate::state::{ContainerId, StateDir, StateError, Status};
+use crate::hooks::{self, Phase};
+use crate::state::{ContainerId, StateDir, StateError, Status, clear};
 
 /// Removes a container that has ended, or was never started; with `force` any, and one that is not there is no error.
 pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), CommandError> {
@@ -26,9 +27,12 @@ fn remove(root: &Path, id: &ContainerId, force: bool) -> Result<(), CommandError
             Status::Running | Status::Paused if !force => {
                 return Err(CommandError::NotStopped { id: record.id.clone(), status: record.status() });
             }
-            Status::Stopped => end::bury(&record)?,
+            Status::Stopped => {}
             _ => end::end(&state, &record)?,
         }
+        clear(&record)?;
+        // Each failure is logged, and the rest is removed nevertheless.
+        let _ = hooks::run_all(Phase::Poststop, &record.poststop, record.shown_json().as_bytes(), None);
     }
     Ok(state.remove()?)
 }

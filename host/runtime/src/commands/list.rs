@@ -29,7 +29,12 @@ pub fn list(root: &Path, quiet: bool, format: Format) -> Result<(), CommandError
         (false, Format::Json) => json(&records),
         (false, Format::Table) => table(root, &records),
     };
-    io::stdout().write_all(text.as_bytes()).map_err(CommandError::io("print the list"))
+    print(&text)
+}
+
+/// Prints a text whole.
+pub fn print(text: &str) -> Result<(), CommandError> {
+    io::stdout().write_all(text.as_bytes()).map_err(CommandError::io("write to standard output"))
 }
 
 /// An array; `null` when there is none, as programs know it from runc.

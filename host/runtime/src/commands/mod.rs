@@ -5,8 +5,11 @@
 pub mod create;
 pub mod delete;
 mod end;
+mod foreground;
+pub mod handover;
 pub mod kill;
 pub mod list;
+mod prepare;
 pub mod run;
 pub mod signal_name;
 pub mod start;
@@ -16,13 +19,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::bundle::BundleError;
+use crate::cgroup::CgroupError;
 use crate::error::Plain;
 use crate::guest::{Guest, GuestError};
+use crate::hooks::HookError;
 use crate::machine::MachineError;
 use crate::proxy::process::ProxyError;
 use crate::rpc::RpcError;
+use crate::settings::SettingsError;
 use crate::share::ShareError;
-use crate::state::{ContainerId, Record, StateDir, StateError, Status};
+use crate::spec::SpecError;
+use crate::state::{ContainerId, Record, RemainsError, StateDir, StateError, Status};
 use crate::terminal::TerminalError;
 use crate::trace::TraceError;
 
@@ -95,9 +102,21 @@ pub enum CommandError {
     /// No signal has this name or number.
     #[error("unknown signal {0:?}")]
     Signal(String),
-    /// The guest and its monitor did not end, whatever was done.
-    #[error("the processes of container {0:?} on the host do not end")]
-    Immortal(String),
+    /// Something of the container stays on the host.
+    #[error(transparent)]
+    Remains(#[from] RemainsError),
+    /// The host's cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A hook.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// A configuration to begin with.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The settings.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// What cannot be written or set up here.
     #[error("cannot {what}: {}", Plain(.source))]
     Io {
@@ -131,6 +150,15 @@ impl From<RpcError> for CommandError {
     fn from(error: RpcError) -> Self {
         Self::Guest(error.into())
     }
+}
+
+/// Other files for the guest than the usual ones.
+#[derive(Clone, Debug, Default)]
+pub struct Guests {
+    /// Its kernel.
+    pub kernel: Option<PathBuf>,
+    /// Its initramfs.
+    pub initramfs: Option<PathBuf>,
 }
 
 /// A container that was made before, and what is known of it.

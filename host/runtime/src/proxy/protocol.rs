@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Share;
+use crate::settings::CachePolicy;
 
 /// File descriptors that a proxy starts with, beside stdin, stdout and stderr.
 pub mod fds {
@@ -61,6 +62,10 @@ pub struct ContainerOrder {
     pub vcpus: u8,
     /// Guest memory, MiB.
     pub memory_mib: u64,
+    /// More of the guest kernel's command line.
+    pub kernel_arguments: String,
+    /// What the guest may cache of its files.
+    pub cache: CachePolicy,
     /// The guest's kernel.
     pub kernel: PathBuf,
     /// The guest's initramfs.

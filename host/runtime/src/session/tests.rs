@@ -150,6 +150,8 @@ impl Lab {
             network: Network::Host,
             vcpus: 1,
             memory_mib: 64,
+            kernel_arguments: String::new(),
+            cache: Default::default(),
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             root: PathBuf::new(),

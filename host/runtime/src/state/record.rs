@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Hook, Spec};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::HostCgroup;
+use crate::hooks::Phase;
 use crate::process_id::ProcessId;
 use crate::state::ContainerId;
 use crate::timestamp;
@@ -61,6 +63,14 @@ pub struct Record {
     pub proxy: ProcessId,
     /// The micro-VM's.
     pub monitor: Option<ProcessId>,
+    /// The host's cgroup, once it is made.
+    pub cgroup: Option<HostCgroup>,
+    /// Hooks that later commands run.
+    #[serde(default)]
+    pub poststart: Vec<Hook>,
+    /// Hooks that `delete` runs.
+    #[serde(default)]
+    pub poststop: Vec<Hook>,
     /// The container's process has a terminal.
     pub terminal: bool,
     /// It belongs to a `run` that waits for its end and removes it.
@@ -86,6 +96,7 @@ pub struct Shown {
 impl Record {
     /// A container that is about to be made.
     pub fn new(id: &ContainerId, spec: &Spec, bundle: PathBuf, rootfs: PathBuf, proxy: ProcessId) -> Self {
+        let hooks = |phase: Phase| spec.hooks().as_ref().map_or_else(Vec::new, |hooks| phase.of(hooks).to_vec());
         let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
         Self {
             id: id.to_string(),
@@ -97,6 +108,9 @@ impl Record {
             annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             proxy,
             monitor: None,
+            cgroup: None,
+            poststart: hooks(Phase::Poststart),
+            poststop: hooks(Phase::Poststop),
             terminal,
             attached: false,
         }
@@ -110,6 +124,11 @@ impl Record {
     /// Nobody will ask for it: its command was killed before the container was made, or while it waited for its end.
     pub fn is_abandoned(&self) -> bool {
         !self.proxy.is_alive() && (self.attached || self.status == Status::Creating)
+    }
+
+    /// The same as a text.
+    pub fn shown_json(&self) -> String {
+        serde_json::to_string(&self.shown()).unwrap_or_default()
     }
 
     /// For `state`, `list` and hooks.
