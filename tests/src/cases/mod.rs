@@ -1,6 +1,7 @@
 //! The tests, by group.
 
 mod bad;
+mod fields;
 mod filesystem;
 mod programs;
 mod settings;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Case> {
         signals::CASES,
         terminal::CASES,
         settings::CASES,
+        fields::CASES,
         programs::CASES,
         filesystem::CASES,
         trace::CASES,
