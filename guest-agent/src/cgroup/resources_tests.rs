@@ -55,3 +55,9 @@ fn files_that_are_no_limits_are_refused() {
     assert!(settings_of(r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#).is_err());
     assert!(settings_of(r#"{"network":{"classID":5}}"#).is_err());
 }
+
+#[test]
+fn rdma_limits() {
+    let set = settings_of(r#"{"rdma":{"mlx5_0":{"hcaHandles":3,"hcaObjects":7}}}"#).unwrap();
+    assert_eq!(set, ["rdma.max=mlx5_0 hca_handle=3 hca_object=7"]);
+}
