@@ -1,5 +1,6 @@
 """What a running container takes: more processes, a pause, other limits; and what it tells of itself."""
 
+import json
 import os
 import threading
 import time
@@ -284,3 +285,76 @@ def test_oom_is_told(agent):
         thread.join(20)
     assert sum(bool(t.get(2)) for t in told) == 3, told
     assert agent.call("WaitOom", field(1, box.id))[2] == 1
+
+
+def test_update(agent):
+    resources = {"memory": {"limit": 64 << 20, "swap": 64 << 20}, "pids": {"limit": 50},
+                 "cpu": {"shares": 512, "quota": 50000, "period": 100000}}
+    devices = [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}]
+    box = sleeper(agent, linux={"resources": resources, "devices": devices})
+    script = "cd /sys/fs/cgroup; cat memory.max memory.swap.max pids.max cpu.weight cpu.max cpuset.cpus; true < /dev/fuse && echo may"
+
+    def update(**resources):
+        agent.call("UpdateContainer", field(1, box.id), field(2, json.dumps(resources)))
+        return Exec(box, script).wait().out.split("\n")
+    assert update() == ["67108864", "0", "50", "20", "50000 100000", "", ""]
+    assert update(pids={"limit": 60}, cpu={"quota": 70000})[2:5] == ["60", "20", "70000 100000"]
+    assert update(cpu={"period": 200000, "shares": 1024})[3:5] == ["39", "70000 200000"]
+    assert update(cpu={"burst": 60000})[4] == "70000 200000"
+    assert update(cpu={"quota": 10000, "burst": 5000})[4] == "10000 200000"
+    assert update(memory={"swap": 96 << 20})[:2] == ["67108864", "33554432"]
+    assert update(memory={"limit": 128 << 20, "swap": 128 << 20})[:2] == ["134217728", "0"]
+    assert update(memory={"limit": -1})[:2] == ["max", "max"]
+    assert update(cpu={"cpus": "5", "mems": "1"})[5] == "0"
+    allow = [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}]
+    assert update(devices=allow)[6] == "may"
+    assert update(devices=allow[:1])[6] == ""
+    refused(lambda: update(memory={"limit": 100 << 20, "swap": 50 << 20}), "memory+swap limit", code=INVALID)
+    refused(lambda: update(memory={"limit": 4096, "checkBeforeUpdate": True}), "memory.limit", code=INVALID)
+    refused(lambda: update(memory=5), "linux.resources", code=INVALID)
+    stop(box)
+    refused(lambda: update(), "container not running", code=FAILED_PRECONDITION)
+
+
+def test_stats(agent):
+    box = Box(agent, config("i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; echo up; sleep 1000",
+                            linux={"resources": {"memory": {"limit": 64 << 20, "swap": 80 << 20}, "pids": {"limit": 50}}})).start()
+    while not box.out:
+        time.sleep(0.05)
+    stats = json.loads(agent.call("GetStats", field(1, box.id))[1])
+    usage = stats["cpu"]["usage"]
+    assert usage["total"] > 1e6 and abs(usage["user"] + usage["kernel"] - usage["total"]) < 1e7, stats
+    assert stats["memory"]["usage"]["limit"] == 64 << 20 and stats["memory"]["usage"]["usage"] > 0, stats
+    assert stats["memory"]["swap"]["limit"] == 80 << 20 and stats["memory"]["raw"]["anon"] > 0, stats
+    assert stats["pids"]["current"] in (1, 2) and stats["pids"]["limit"] == 50 and stats["network_interfaces"] == [], stats
+    stop(box)
+    refused(lambda: agent.call("GetStats", field(1, box.id)), "container not running", code=FAILED_PRECONDITION)
+
+
+def test_hooks(agent):
+    state = json.dumps({"ociVersion": "1.2.0", "id": "name", "bundle": "/b", "annotations": {"a": "b"}})
+
+    def hook(script, **more):
+        return {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin", "A=b"], **more}
+    hooks = {"createContainer": [hook("cat > /dev/shm/one; echo $A $(hostname) > /dev/shm/env"), hook("echo two > /dev/shm/two")],
+             "startContainer": [hook("cat > /dev/shm/three; id -u > /dev/shm/user")]}
+    box = Box(agent, config("cd /dev/shm; for f in one env two three user; do cat $f; echo; done", hooks=hooks), state=state.encode())
+    box.start()
+    result = box.wait()
+    lines = [line for line in result.out.split("\n") if line]
+    assert len(lines) == 5, result
+    one, three = json.loads(lines[0]), json.loads(lines[3])
+    assert (one["status"], one["pid"], one["id"], one["annotations"]) == ("creating", 1, "name", {"a": "b"}), one
+    assert (three["status"], three["pid"], lines[1:3], lines[4]) == ("created", 1, ["b boxed", "two"], "0"), result
+    refused(lambda: Box(agent, config("true", hooks={"createContainer": [hook("echo why >&2; exit 3")]})),
+            "hooks.createContainer[0]", "exit status 3", "why")
+    refused(lambda: Box(agent, config("true", hooks={"createContainer": [{"path": "/nothing"}]})), "no such file")
+    refused(lambda: Box(agent, config("true", hooks={"createContainer": [hook("sleep 100", timeout=1)]})),
+            "ran past specified timeout of 1.0s")
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]}
+    for new_privileges in (True, False):
+        box = Box(agent, config("echo ran", hooks={"startContainer": [hook("true"), hook("exit 4")]},
+                                linux={"seccomp": profile}, process={"noNewPrivileges": new_privileges}))
+        refused(box.start, "hooks.startContainer[1]", "exit status 4")
+        assert box.wait().out == "" and box.wait().status == 1

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use agent_protocol::agent::{
     ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
     GuestStatus, ListProcessesResponse, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
-    StartContainerResponse, WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
+    StartContainerResponse, StatsResponse, UpdateContainerRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest,
+    WaitProcessResponse,
 };
 use agent_protocol::agent_ttrpc;
 use async_trait::async_trait;
@@ -138,6 +139,18 @@ impl agent_ttrpc::Agent for Service {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         container.resume().map_err(status)?;
         Ok(Empty::default())
+    }
+
+    async fn update_container(&self, _ctx: &TtrpcContext, request: UpdateContainerRequest) -> ttrpc::Result<Empty> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        container.update(&request.resources_json).map_err(status)?;
+        Ok(Empty::default())
+    }
+
+    async fn get_stats(&self, _ctx: &TtrpcContext, request: ContainerRequest) -> ttrpc::Result<StatsResponse> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let stats_json = container.stats().map_err(status)?;
+        Ok(StatsResponse { stats_json, ..Default::default() })
     }
 
     async fn list_processes(

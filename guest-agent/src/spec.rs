@@ -1,11 +1,15 @@
 //! What the agent makes of a config.json: everything that can be checked or computed before a process exists.
 
+pub mod hooks;
 pub mod process;
+pub mod sysctl;
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Mount, Spec};
 
+use crate::container::map_text;
+use crate::mounts::id_map::IdMaps;
 use crate::mounts::options::{self, MountOptions};
 use crate::seccomp;
 pub use process::ProcessPlan;
@@ -62,6 +66,8 @@ pub struct MountPlan {
     pub source: PathBuf,
     /// Flags, data, propagation.
     pub options: MountOptions,
+    /// Of an id-mapped mount.
+    pub id_maps: Option<IdMaps>,
 }
 
 /// A checked config.json with all that was computed from it.
@@ -78,6 +84,8 @@ pub struct Plan {
     pub seccomp: Option<seccomp::Program>,
     /// linux.personality.
     pub personality: Option<u64>,
+    /// hooks, those of the guest.
+    pub hooks: hooks::Hooks,
 }
 
 /// CLONE_NEW… flags of the new namespaces and paths of the others.
@@ -102,8 +110,7 @@ impl Namespaces {
 }
 
 impl Plan {
-    /// Reads and checks the text. Hooks are the host's affair: it runs them, or refuses them, and none reaches the agent's
-    /// attention here.
+    /// Reads and checks the text. Hooks of the host's phases are not the agent's affair.
     pub fn new(json: &[u8]) -> Result<Plan, Error> {
         let spec: Spec = serde_json::from_slice(json)?;
         refuse(&spec)?;
@@ -112,14 +119,17 @@ impl Plan {
         if !root.path().is_absolute() {
             return Err(invalid("root.path", "must be an absolute path in the guest"));
         }
+        let namespaces = namespaces(&spec)?;
+        sysctl::check(&spec, &namespaces)?;
         let linux = spec.linux().as_ref();
         let seccomp = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::compile).transpose()?;
         Ok(Plan {
             process,
             mounts: mounts(&spec)?,
-            namespaces: namespaces(&spec)?,
+            namespaces,
             seccomp,
             personality: personality(&spec)?,
+            hooks: hooks::hooks(&spec)?,
             spec,
         })
     }
@@ -152,12 +162,6 @@ fn refuse(spec: &Spec) -> Result<(), Error> {
     if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
         return no("linux.netDevices", "host devices cannot move into it");
     }
-    if let Some(mount) =
-        spec.mounts().iter().flatten().find(|m| m.uid_mappings().is_some() || m.gid_mappings().is_some())
-    {
-        let field = format!("mounts[{}].uidMappings", mount.destination().display());
-        return no(&field, "the shared file system has no idmapped mounts");
-    }
     Ok(())
 }
 
@@ -169,14 +173,36 @@ fn mounts(spec: &Spec) -> Result<Vec<MountPlan>, Error> {
         if mount.destination().as_os_str().is_empty() {
             return Err(invalid(format!("mounts[{index}].destination"), "is empty"));
         }
+        let id_maps = id_maps(index, mount, &options, spec)?;
         plans.push(MountPlan {
             destination: mount.destination().clone(),
             fs_type: mount.typ().clone().unwrap_or_default(),
             source: mount.source().clone().unwrap_or_default(),
             options,
+            id_maps,
         });
     }
     Ok(plans)
+}
+
+/// The mount's own mappings, or with the option alone those of the container.
+fn id_maps(index: usize, mount: &Mount, options: &MountOptions, spec: &Spec) -> Result<Option<IdMaps>, Error> {
+    let own = [mount.uid_mappings(), mount.gid_mappings()].map(|m| m.as_deref().unwrap_or_default());
+    let linux = spec.linux().as_ref();
+    let [uid, gid] = match own {
+        [[], []] if options.id_map.is_none() => return Ok(None),
+        [[], []] => [linux.and_then(|l| l.uid_mappings().as_deref()), linux.and_then(|l| l.gid_mappings().as_deref())]
+            .map(Option::unwrap_or_default),
+        own => own,
+    };
+    let no = |problem: &str| Err(invalid(format!("mounts[{index}].uidMappings"), problem));
+    if uid.is_empty() || gid.is_empty() {
+        return no("an id-mapped mount needs mappings of both users and groups");
+    }
+    if !options.bind && mount.typ().as_deref() != Some("bind") || options.remount {
+        return no("id-mapped mounts are only supported for bind mounts");
+    }
+    Ok(Some(IdMaps { uid: map_text(uid), gid: map_text(gid) }))
 }
 
 fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {

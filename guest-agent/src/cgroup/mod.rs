@@ -3,17 +3,21 @@
 mod device_program;
 mod path;
 mod resources;
+mod stats;
+mod update;
 mod watch;
 
 use agent_protocol::Plain;
 use agent_protocol::cgroup as convert;
+use agent_protocol::stats::Stats;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use oci_spec::runtime::Linux;
+use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxResources};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
@@ -39,7 +43,7 @@ pub enum Error {
     #[error("config.json: linux.cgroupsPath: {0}")]
     Path(&'static str),
     /// A value that the guest's cgroups do not have.
-    #[error("config.json: linux.resources.{field}: {problem}")]
+    #[error("linux.resources.{field}: {problem}")]
     Resource {
         /// As in the specification.
         field: String,
@@ -76,13 +80,15 @@ pub enum Error {
     #[error("cannot freeze the container: {}", Plain(.0))]
     Freeze(io::Error),
     /// The program that decides over devices.
-    #[error("cannot apply config.json's linux.resources.devices: {}", Plain(.0))]
+    #[error("cannot apply linux.resources.devices: {}", Plain(.0))]
     Devices(io::Error),
 }
 
 /// A cgroup that holds one container.
 pub struct Cgroup {
     path: PathBuf,
+    /// The program that decides over devices.
+    devices: Mutex<Option<OwnedFd>>,
 }
 
 impl Cgroup {
@@ -101,8 +107,8 @@ impl Cgroup {
         create_dir(&path).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
-        let cgroup = Cgroup { path };
-        match cgroup.limit(linux, fd.as_fd()) {
+        let cgroup = Cgroup { path, devices: Mutex::new(None) };
+        match cgroup.limit(linux.and_then(|l| l.resources().as_ref()), fd.as_fd()) {
             Ok(()) => Ok((cgroup, fd)),
             Err(error) => {
                 cgroup.remove();
@@ -111,14 +117,35 @@ impl Cgroup {
         }
     }
 
-    fn limit(&self, linux: Option<&Linux>, fd: BorrowedFd<'_>) -> Result<(), Error> {
-        let resources = linux.and_then(|l| l.resources().as_ref());
-        for (file, value) in resources.map(resources::settings).transpose()?.unwrap_or_default() {
-            self.write(&file, &value)?;
+    fn limit(&self, resources: Option<&LinuxResources>, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        if let Some(resources) = resources {
+            self.apply(resources)?;
         }
-        let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
-        let program = sys::bpf_load_device(&device_program::generate(devices)).map_err(Error::Devices)?;
-        sys::bpf_attach_device(program.as_fd(), fd).map_err(Error::Devices)
+        self.decide_devices(resources.and_then(|r| r.devices().as_deref()).unwrap_or_default(), fd)
+    }
+
+    fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
+        let mut refused = Vec::new();
+        for (file, value) in resources::settings(resources, &update::guest())? {
+            // The guest's kernel has weights only with some schedulers of block devices, of which it may have none.
+            if file == "io.weight" && !self.path.join(&file).exists() {
+                continue;
+            }
+            if self.write(&file, &value).is_err() {
+                refused.push((file, value));
+            }
+        }
+        // Some limits have to be below others that came after them: those are right now.
+        refused.iter().try_for_each(|(file, value)| self.write(file, value))
+    }
+
+    /// Puts the rules in force, and those before them out of it, in one step.
+    fn decide_devices(&self, rules: &[LinuxDeviceCgroup], fd: BorrowedFd<'_>) -> Result<(), Error> {
+        let program = sys::bpf_load_device(&device_program::generate(rules)).map_err(Error::Devices)?;
+        let mut current = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        sys::bpf_attach_device(program.as_fd(), fd, current.as_ref().map(|p| p.as_fd())).map_err(Error::Devices)?;
+        *current = Some(program);
+        Ok(())
     }
 
     fn write(&self, file: &str, value: &str) -> Result<(), Error> {
@@ -183,6 +210,11 @@ impl Cgroup {
         let below = Path::new(ROOT).join(path);
         let below = below.strip_prefix(&self.path).map_err(|_| failed(io::ErrorKind::NotFound.into()))?;
         self.open(&below.to_string_lossy())
+    }
+
+    /// What it uses.
+    pub fn stats(&self) -> Stats {
+        stats::read(&self.path)
     }
 
     /// Whether it is frozen, or about to be.

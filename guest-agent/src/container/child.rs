@@ -2,16 +2,17 @@
 //! the agent's code: it ends in execve(2) or in an error that is sent to the parent.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Gid, Uid};
 
+use super::hooks::{self, State};
 use super::namespaces::{Joined, unshare_flags};
 use super::program::{Error, Program, step};
 use super::sync::{FromChild, ToChild};
 use crate::mounts::rootfs;
-use crate::spec::Plan;
+use crate::spec::{self, Plan};
 use crate::{rpc, sys};
 
 /// What the child takes along from the agent.
@@ -24,6 +25,10 @@ pub struct Job<'a> {
     pub joined: Joined,
     /// The container's cgroup.
     pub cgroup: PathBuf,
+    /// See [`crate::mounts::id_map`].
+    pub id_mapped: Vec<Option<OwnedFd>>,
+    /// For hooks.
+    pub state: State,
 }
 
 /// Everything, to the end.
@@ -35,10 +40,11 @@ pub fn run(job: &Job<'_>) -> ! {
 }
 
 /// Closes what the agent had open, but for these.
-pub fn close_others(joined: &Joined, program: &Program<'_>) {
+pub fn close_others(joined: &Joined, program: &Program<'_>, mounts: &[Option<OwnedFd>]) {
     let mut keep: Vec<i32> = joined.0.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     keep.push(program.channel.raw());
     keep.extend(program.stdio.iter().map(|fd| fd.as_raw_fd()));
+    keep.extend(mounts.iter().flatten().map(|fd| fd.as_raw_fd()));
     sys::close_all_but(&keep);
 }
 
@@ -52,15 +58,18 @@ pub fn become_root() -> Result<(), Error> {
 
 fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     let (plan, program) = (job.plan, &job.program);
-    close_others(&job.joined, program);
+    close_others(&job.joined, program, &job.id_mapped);
     enter_namespaces(job)?;
     names_and_sysctls(plan)?;
-    rootfs::enter(plan, &job.cgroup)?;
+    let root = rootfs::build(plan, &job.cgroup, &job.id_mapped)?;
+    hooks::run_all(&plan.hooks.create_container, &job.state, "creating", Some(root.path()))?;
+    rootfs::enter(plan, &root)?;
     let mounted_ns = rpc::now_ns();
     let master = program.open_stdio(true)?;
     rootfs::seal(plan)?;
     let (path, env) = program.become_process()?;
     program.wait_for_start(mounted_ns, master)?;
+    hooks::run_all(&plan.hooks.start_container, &job.state, "created", None)?;
     program.execute(&path, &env)
 }
 
@@ -104,13 +113,8 @@ fn names_and_sysctls(plan: &Plan) -> Result<(), Error> {
 
 /// Through the guest's /proc, which shows the values of the namespaces of whoever looks.
 fn sysctl(name: &str, value: &str) -> io::Result<()> {
-    // Dots separate, unless there are slashes: then they are part of a name.
-    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
-    if path.split('/').any(|part| part.is_empty() || part == "..") {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
     std::fs::OpenOptions::new()
         .write(true)
-        .open(Path::new("/proc/sys").join(path))
+        .open(Path::new("/proc/sys").join(spec::sysctl::path(name)))
         .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
 }

@@ -11,12 +11,14 @@ use super::birth::{self, Born};
 use super::child::{self, Job};
 use super::ends::{self, Ends, Streams};
 use super::execs::Execs;
+use super::hooks::State;
 use super::namespaces::{self, Joined};
 use super::process::{End, Process, Report};
 use super::program::Program;
 use super::{Container, Error, identity, step, sync};
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
+use crate::mounts::id_map;
 use crate::reaper::Exit;
 use crate::spec::Plan;
 use crate::{stdio, sys};
@@ -34,10 +36,11 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
     let id = request.container_id;
     check_id(&id)?;
     let plan = Plan::new(&request.spec_json)?;
+    let state = State::new(&request.state_json).map_err(Error::State)?;
     let stdio = request.stdio.into_option().unwrap_or_default();
     ends::check(&stdio, plan.process.terminal())?;
     agent.containers.reserve(&id)?;
-    let result = build(agent, &id, plan, &stdio).await;
+    let result = build(agent, &id, plan, &stdio, state).await;
     match result {
         Ok((container, mounted_ns)) => {
             let pid = container.first.pid().as_raw_pid();
@@ -60,13 +63,19 @@ pub fn check_id(id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-async fn build(agent: &Arc<Agent>, id: &str, plan: Plan, stdio: &Stdio) -> Result<(Arc<Container>, u64), Error> {
+async fn build(
+    agent: &Arc<Agent>,
+    id: &str,
+    plan: Plan,
+    stdio: &Stdio,
+    state: State,
+) -> Result<(Arc<Container>, u64), Error> {
     let streams = Streams::claim(agent, stdio).await?;
     let sources = plan.mounts.iter().filter(|m| m.options.bind || m.fs_type == "bind").map(|m| m.source.as_path());
     let joined = plan.namespaces.joined.iter().map(|(_, path)| path.as_path());
     agent.containers.mount_share([plan.root()].into_iter().chain(sources).chain(joined)).await?;
     let (cgroup, cgroup_fd) = Cgroup::create(id, plan.spec.linux().as_ref())?;
-    let born = match give_birth(agent, &plan, &streams, stdio, (&cgroup, cgroup_fd)) {
+    let born = match give_birth(agent, &plan, &streams, stdio, (&cgroup, cgroup_fd), state) {
         Ok(born) => born,
         Err(error) => {
             cgroup.remove();
@@ -106,9 +115,11 @@ fn give_birth(
     streams: &Streams,
     stdio: &Stdio,
     cgroup: (&Cgroup, OwnedFd),
+    state: State,
 ) -> Result<Born, Error> {
     let linux = plan.spec.linux().as_ref();
     let joined = Joined::open(&plan.namespaces)?;
+    let id_mapped = id_map::prepare(plan)?;
     let mappings = linux.and_then(|l| l.uid_mappings().as_deref());
     let owner = identity::outside(mappings, plan.process.given.user().uid()).map(Uid::from_raw);
     let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the container's pipes"))?;
@@ -122,7 +133,7 @@ fn give_birth(
         size: ends::first_size(&plan.process, stdio.terminal_size.as_ref()),
     };
     let (cgroup, cgroup_fd) = cgroup;
-    let job = Job { plan, program, joined, cgroup: cgroup.path().to_owned() };
+    let job = Job { plan, program, joined, cgroup: cgroup.path().to_owned(), id_mapped, state };
     match namespaces::clone(&plan.namespaces, &job.joined, linux, cgroup_fd.as_fd())? {
         sys::Cloned::Child => child::run(&job),
         sys::Cloned::Parent(pid) => Ok(Born { pid, channel, exit: agent.reaper.watch(pid), ends }),

@@ -6,7 +6,7 @@ use agent_protocol::Plain;
 use ttrpc::Code;
 
 use super::sync::Failure;
-use crate::{cgroup, spec, streams};
+use crate::{cgroup, mounts, spec, streams};
 
 /// A call about a container that failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,12 @@ pub enum Error {
     /// The process of an exec.
     #[error("{0}")]
     Process(spec::Error),
+    /// The state for hooks.
+    #[error("the container's state: {0}")]
+    State(serde_json::Error),
+    /// The limits of an update.
+    #[error("linux.resources: {0}")]
+    Resources(serde_json::Error),
     /// An exec id that is in use.
     #[error("process {0:?} already exists")]
     ProcessExists(String),
@@ -53,6 +59,9 @@ pub enum Error {
     /// Its cgroup.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
+    /// Its mounts, as far as they are made before it.
+    #[error(transparent)]
+    Mounts(#[from] mounts::Error),
     /// The child said why.
     #[error("{}", .0.message)]
     Child(Failure),
@@ -96,9 +105,14 @@ impl Error {
     /// The code that the reply carries.
     pub fn code(&self) -> Code {
         match self {
-            Error::Id(_) | Error::Spec(_) | Error::Process(_) | Error::Stdio(_) | Error::Signal(_) => {
-                Code::INVALID_ARGUMENT
-            }
+            Error::Id(_)
+            | Error::Mounts(_)
+            | Error::Spec(_)
+            | Error::Process(_)
+            | Error::Resources(_)
+            | Error::State(_)
+            | Error::Stdio(_)
+            | Error::Signal(_) => Code::INVALID_ARGUMENT,
             Error::Cgroup(cgroup::Error::Path(_) | cgroup::Error::Resource { .. } | cgroup::Error::Open { .. }) => {
                 Code::INVALID_ARGUMENT
             }

@@ -9,7 +9,9 @@ mod error;
 mod exec;
 mod exec_child;
 mod execs;
+mod hooks;
 mod identity;
+mod interfaces;
 mod list;
 mod namespaces;
 mod process;
@@ -26,6 +28,7 @@ pub use create::create;
 pub use ends::winsize;
 pub use error::Error;
 pub use exec::exec;
+pub use identity::map_text;
 pub use list::list;
 pub use process::Process;
 
@@ -96,6 +99,28 @@ impl Container {
             return Err(Error::NotPaused);
         }
         Ok(self.cgroup.thaw()?)
+    }
+
+    /// Changes the limits.
+    pub fn update(&self, resources_json: &[u8]) -> Result<(), Error> {
+        if self.first.has_exited() {
+            return Err(Error::NotRunning);
+        }
+        let resources = serde_json::from_slice(resources_json).map_err(Error::Resources)?;
+        Ok(self.cgroup.update(&resources)?)
+    }
+
+    /// What the container uses, as the JSON of [`agent_protocol::stats::Stats`].
+    pub fn stats(&self) -> Result<Vec<u8>, Error> {
+        if self.first.has_exited() {
+            return Err(Error::NotRunning);
+        }
+        let mut stats = self.cgroup.stats();
+        stats.network_interfaces = match self.plan.namespaces.is_own(libc::CLONE_NEWNET) {
+            true => interfaces::of_process(self.first.pid()).unwrap_or_default(),
+            false => Vec::new(),
+        };
+        serde_json::to_vec(&stats).map_err(|e| step("write statistics")(io::Error::from(e)))
     }
 
     /// Returns when the OOM killer has ended more processes than `seen`, or when the container has ended: how many by now, and

@@ -12,6 +12,7 @@ use rustix::process::Uid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use super::hooks;
 use super::sync::{ChildChannel, Failure, FromChild, Kind, ToChild};
 use crate::mounts;
 use crate::process::{caps, identity, lookup};
@@ -32,6 +33,8 @@ pub enum Error {
     Sysctl { name: String, value: String, source: io::Error },
     #[error(transparent)]
     Lookup(#[from] lookup::Error),
+    #[error(transparent)]
+    Hook(#[from] hooks::Error),
 }
 
 impl From<Error> for Failure {

@@ -118,7 +118,8 @@ fn cpu_affinity(given: &ExecCPUAffinity) -> Result<Affinity, Error> {
     Ok(Affinity { initial: list("initial", given.initial())?, last: list("final", given.cpu_affinity_final())? })
 }
 
-fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, Error> {
+/// For execve(2).
+pub fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, Error> {
     let convert = |(i, s): (usize, &String)| {
         CString::new(s.as_str()).map_err(|_| invalid(format!("{field}[{i}]"), "contains a zero byte"))
     };

@@ -154,6 +154,7 @@ fn resources(resources: &LinuxResources) -> Result<(), BundleError> {
             return Err(invalid(format!("linux.resources.devices[{index}].access"), reason));
         }
     }
+    limits_of_v1(resources)?;
     memory(resources)?;
     processor(resources)?;
     block(resources)?;
@@ -171,6 +172,35 @@ fn resources(resources: &LinuxResources) -> Result<(), BundleError> {
     Ok(())
 }
 
+/// What cgroup v2 has no file for. Zero and `false` ask for nothing.
+#[allow(deprecated)] // to refuse what the specification has given up
+fn limits_of_v1(resources: &LinuxResources) -> Result<(), BundleError> {
+    let refuse = |present: bool, field: &str| {
+        let reason = " (there is no such limit in cgroup v2, which the guest has)";
+        refuse(present, &format!("linux.resources.{field}"), reason)
+    };
+    if let Some(memory) = resources.memory() {
+        refuse(memory.kernel().is_some_and(|limit| limit > 0), "memory.kernel")?;
+        refuse(memory.kernel_tcp().is_some_and(|limit| limit > 0), "memory.kernelTCP")?;
+        refuse(memory.swappiness().is_some(), "memory.swappiness")?;
+        refuse(memory.disable_oom_killer() == Some(true), "memory.disableOOMKiller")?;
+    }
+    if let Some(cpu) = resources.cpu() {
+        refuse(cpu.realtime_runtime().is_some_and(|time| time != 0), "cpu.realtimeRuntime")?;
+        refuse(cpu.realtime_period().is_some_and(|time| time != 0), "cpu.realtimePeriod")?;
+    }
+    if let Some(block) = resources.block_io() {
+        refuse(block.leaf_weight().is_some_and(|weight| weight != 0), "blockIO.leafWeight")?;
+        for (index, device) in block.weight_device().iter().flatten().enumerate() {
+            let present = device.leaf_weight().is_some_and(|weight| weight != 0);
+            refuse(present, &format!("blockIO.weightDevice[{index}].leafWeight"))?;
+        }
+    }
+    let Some(network) = resources.network() else { return Ok(()) };
+    refuse(network.class_id().is_some_and(|id| id != 0), "network.classID")?;
+    refuse(network.priorities().as_ref().is_some_and(|list| !list.is_empty()), "network.priorities")
+}
+
 fn memory(resources: &LinuxResources) -> Result<(), BundleError> {
     let Some(memory) = resources.memory() else { return Ok(()) };
     for (key, value) in [("limit", memory.limit()), ("reservation", memory.reservation()), ("swap", memory.swap())] {
@@ -179,12 +209,7 @@ fn memory(resources: &LinuxResources) -> Result<(), BundleError> {
             return Err(invalid(format!("linux.resources.memory.{key}"), reason));
         }
     }
-    match memory.swappiness() {
-        Some(value) if value > 100 => {
-            Err(invalid("linux.resources.memory.swappiness", format!("{value} is out of range (0 to 100)")))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn processor(resources: &LinuxResources) -> Result<(), BundleError> {
@@ -211,11 +236,8 @@ fn block(resources: &LinuxResources) -> Result<(), BundleError> {
         Some(weight) => Err(invalid(field, format!("{weight} is out of range (10 to 1000)"))),
     };
     weight("linux.resources.blockIO.weight".to_string(), block.weight())?;
-    weight("linux.resources.blockIO.leafWeight".to_string(), block.leaf_weight())?;
     for (index, device) in block.weight_device().iter().flatten().enumerate() {
-        let field = |key: &str| format!("linux.resources.blockIO.weightDevice[{index}].{key}");
-        weight(field("weight"), device.weight())?;
-        weight(field("leafWeight"), device.leaf_weight())?;
+        weight(format!("linux.resources.blockIO.weightDevice[{index}].weight"), device.weight())?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ const SEEDS: [&str; 3] = [
     "cgroupsPath":"/c","sysctl":{"net.a":"1"},"rootfsPropagation":"slave","maskedPaths":["/m"],"readonlyPaths":["/r"],"personality":{"domain":"LINUX"}}}"#,
     r#"{"ociVersion":"1.1.0","root":{"path":"r"},"process":{"args":["a"],"cwd":"/","user":{}},"vm":{"kernel":{"path":"","parameters":[]}},
     "linux":{"namespaces":[{"type":"mount"}],"resources":{"devices":[{"allow":true,"type":"c","major":1,"minor":2,"access":"rw"}],
-    "memory":{"limit":1,"reservation":2,"swap":3,"swappiness":4,"disableOOMKiller":false},"cpu":{"shares":1,"quota":2,"burst":3,"period":4,"idle":1,"cpus":"0","mems":"0"},
+    "memory":{"limit":1,"reservation":2,"swap":3,"disableOOMKiller":false},"cpu":{"shares":1,"quota":2,"burst":3,"period":4,"idle":1,"cpus":"0","mems":"0"},
     "pids":{"limit":5},"blockIO":{"weight":10,"weightDevice":[{"major":1,"minor":2,"weight":10}],"throttleReadBpsDevice":[{"major":1,"minor":2,"rate":3}]},
     "hugepageLimits":[{"pageSize":"2MB","limit":1}],"rdma":{"mlx":{"hcaHandles":1}},"unified":{"cpu.max":"1"}},
     "seccomp":{"defaultAction":"SCMP_ACT_ALLOW","defaultErrnoRet":1,"architectures":["SCMP_ARCH_X86_64"],"flags":["SECCOMP_FILTER_FLAG_LOG"],

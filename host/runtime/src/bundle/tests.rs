@@ -171,7 +171,6 @@ fn values_that_cannot_be_are_named() {
         ("/linux/sysctl", json!({"net..x": "1"}), "linux.sysctl.net..x"),
         ("/linux/maskedPaths", json!(["/a", "x".repeat(5000)]), "linux.maskedPaths[1]"),
         ("/linux/resources", memory("limit", -5), "linux.resources.memory.limit"),
-        ("/linux/resources", memory("swappiness", 101), "linux.resources.memory.swappiness"),
         ("/linux/resources", json!({"cpu": {"cpus": "a-b"}}), "linux.resources.cpu.cpus"),
         ("/linux/resources", json!({"cpu": {"idle": 2}}), "linux.resources.cpu.idle"),
         ("/linux/resources", json!({"blockIO": {"weight": 9}}), "linux.resources.blockIO.weight"),
@@ -388,4 +387,43 @@ fn the_vm_section_asks_for_what_is_listed() {
         let text = ask(kernel).unwrap_err();
         assert!(text.starts_with(start), "{text}");
     }
+}
+
+#[test]
+fn limits_of_cgroup_v1_are_refused() {
+    for (resources, field) in [
+        (json!({"memory": {"kernel": 1}}), "memory.kernel"),
+        (json!({"memory": {"kernelTCP": 1}}), "memory.kernelTCP"),
+        (json!({"memory": {"swappiness": 60}}), "memory.swappiness"),
+        (json!({"memory": {"disableOOMKiller": true}}), "memory.disableOOMKiller"),
+        (json!({"cpu": {"realtimeRuntime": 1}}), "cpu.realtimeRuntime"),
+        (json!({"cpu": {"realtimePeriod": 1}}), "cpu.realtimePeriod"),
+        (json!({"blockIO": {"leafWeight": 10}}), "blockIO.leafWeight"),
+        (
+            json!({"blockIO": {"weightDevice": [{"major": 1, "minor": 2, "leafWeight": 10}]}}),
+            "blockIO.weightDevice[0].leafWeight",
+        ),
+        (json!({"network": {"classID": 1}}), "network.classID"),
+        (json!({"network": {"priorities": [{"name": "eth0", "priority": 1}]}}), "network.priorities"),
+    ] {
+        let text = refused("/linux/resources", resources);
+        assert!(
+            text.starts_with(&format!("linux.resources.{field} in config.json is not supported (there is no")),
+            "{text}"
+        );
+    }
+    let mut config = good();
+    let nothing =
+        json!({"memory": {"disableOOMKiller": false, "kernel": 0}, "cpu": {"realtimePeriod": 0}, "network": {}});
+    config["linux"]["resources"] = nothing;
+    load(&config.to_string()).unwrap();
+}
+
+#[test]
+fn fields_of_other_systems_have_no_effect() {
+    let mut config = good();
+    config["process"]["commandLine"] = json!("cmd.exe");
+    config["process"]["user"]["username"] = json!("somebody");
+    config["linux"]["resources"] = json!({"memory": {"useHierarchy": true, "checkBeforeUpdate": true}});
+    load(&config.to_string()).unwrap();
 }
