@@ -1,6 +1,7 @@
 //! The command line: runc's, and `doctor`.
 
 mod log;
+mod more;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::handover::Handover;
-use crate::commands::{CommandError, Guests, create, delete, kill, list, run, start, state};
+use crate::commands::{
+    CommandError, Guests, create, delete, events, exec, kill, list, pause, ps, run, start, state, update,
+};
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
 use crate::{doctor, features, monitor, proxy, spec, sys};
@@ -80,6 +83,18 @@ enum Command {
     List(ListArguments),
     /// Run a container from a bundle; ends with its exit status
     Run(RunArguments),
+    /// Execute one more process in a container
+    Exec(more::ExecArguments),
+    /// List a container's processes
+    Ps(more::PsArguments),
+    /// Freeze a container's processes
+    Pause(Id),
+    /// Let a paused container go on
+    Resume(Id),
+    /// Change a container's limits
+    Update(Box<more::UpdateArguments>),
+    /// Print what a container uses
+    Events(more::EventsArguments),
     /// Write a config.json to begin with
     Spec(SpecArguments),
     /// Print what this runtime can do
@@ -236,13 +251,17 @@ pub fn main() -> ExitCode {
     match cli.command {
         Some(Command::Monitor) => monitor::main(),
         Some(Command::Doctor) => check_machine(&global.root, &log),
-        Some(command) => match execute(command, &global) {
-            Ok(status) => ExitCode::from(status),
-            Err(error) => {
-                log.error(&error.to_string());
-                ExitCode::from(error.exit_status())
-            }
-        },
+        Some(command) => {
+            // Callers tell its failure from the process's own.
+            let failed = matches!(command, Command::Exec(_)).then_some(255);
+            execute(command, &global).map_or_else(
+                |error| {
+                    log.error(&error.to_string());
+                    ExitCode::from(failed.unwrap_or(error.exit_status()))
+                },
+                ExitCode::from,
+            )
+        }
         None => {
             log.error("no command is given: see `sandbox --help`");
             ExitCode::FAILURE
@@ -256,6 +275,12 @@ fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
         Command::Run(RunArguments { create, detach: false, keep, .. }) => {
             return run::attached(&options(create, global), keep);
         }
+        Command::Exec(arguments) => return exec::exec(&arguments.options(root)),
+        Command::Ps(arguments) => ps::ps(root, &arguments.id, arguments.format),
+        Command::Pause(Id { id }) => pause::pause(root, &id),
+        Command::Resume(Id { id }) => pause::resume(root, &id),
+        Command::Update(arguments) => update::update(root, &arguments.id, &arguments.limits()?),
+        Command::Events(arguments) => events::events(root, &arguments.id, arguments.stats, arguments.interval),
         Command::Run(RunArguments { create, .. }) => run::detached(&options(create, global)),
         Command::Create(arguments) => create::create(&options(arguments, global)),
         Command::Start(Id { id }) => start::start(root, &id),

@@ -95,6 +95,11 @@ impl Session {
         self.monitor.pid()
     }
 
+    /// The container's state directory.
+    pub fn state(&self) -> Arc<OwnedFd> {
+        self.state.clone()
+    }
+
     /// Handles signals from now on.
     pub fn listen(&self, signals: Signals) -> Result<(), SessionError> {
         let signalled = self.signalled.clone();

@@ -4,6 +4,7 @@
 //! changes the container, and by its process until `create` has ended, so that one who waits for the lock finds nothing half made.
 //! A container whose command was killed is abandoned ([`Record::is_abandoned`]): whoever makes a container sweeps those.
 
+pub mod execs;
 mod record;
 mod remains;
 
@@ -50,6 +51,7 @@ const MAX_ID: usize = 255;
 /// Also the mark by which a directory is known as this program's, whatever else somebody keeps in ROOT.
 const LOCK: &str = "sandbox.lock";
 const SOCKET: &str = "vsock.sock";
+const EXEC_SOCKET: &str = "exec.sock";
 const RECORD: &str = "state.json";
 const NEW_RECORD: &str = "state.json.new";
 
@@ -215,6 +217,11 @@ pub fn socket_in(directory: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))
 }
 
+/// The socket of a container's proxy for the proxies of exec'd processes.
+pub fn exec_socket_in(directory: BorrowedFd<'_>) -> PathBuf {
+    socket_in(directory).with_file_name(EXEC_SOCKET)
+}
+
 /// What is kept of the container whose state directory is open; nothing where it cannot be read.
 pub fn record_in(directory: BorrowedFd<'_>) -> Option<Record> {
     read_record(&socket_in(directory).with_file_name(RECORD)).ok().flatten()
@@ -274,7 +281,8 @@ fn discard(root: &Path, path: &Path) -> io::Result<()> {
 
 /// Removes a directory that holds nothing but what this program puts there.
 fn empty(path: &Path) -> io::Result<()> {
-    for name in [SOCKET, RECORD, NEW_RECORD, LOCK] {
+    execs::files(path).for_each(|file| drop(fs::remove_file(file)));
+    for name in [SOCKET, EXEC_SOCKET, RECORD, NEW_RECORD, LOCK] {
         let _ = fs::remove_file(path.join(name));
     }
     fs::remove_dir(path)

@@ -37,6 +37,20 @@ fn what_containerd_calls() {
     {
         parse(&format!("{global} {rest}"));
     }
+    for rest in [
+        "exec --process /p --console-socket /s --detach --pid-file /f c1",
+        "exec -t -e A=1 -e B=2 -u 1:2 -g 5 -c CAP_KILL --cgroup x c1 ls -l --color",
+        "ps --format json c1",
+        "ps c1 -ef",
+        "pause c1",
+        "resume c1",
+        "update --resources=- c1",
+        "update --memory 5 --cpu-quota -1 c1",
+        "events --stats c1",
+        "events --interval=5s c1",
+    ] {
+        parse(&format!("{global} {rest}"));
+    }
     parse("sandbox --rootless=true --criu /x list -q");
 }
 

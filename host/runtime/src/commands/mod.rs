@@ -5,15 +5,21 @@
 pub mod create;
 pub mod delete;
 mod end;
+pub mod events;
+pub mod exec;
+pub mod exec_process;
 mod foreground;
 pub mod handover;
 pub mod kill;
 pub mod list;
+pub mod pause;
 mod prepare;
+pub mod ps;
 pub mod run;
 pub mod signal_name;
 pub mod start;
 pub mod state;
+pub mod update;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -91,6 +97,39 @@ pub enum CommandError {
     /// It has ended, or its guest has.
     #[error("container not running")]
     NotRunning,
+    /// It takes no more processes.
+    #[error("cannot exec in a stopped container")]
+    ExecStopped,
+    /// It would not run.
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    ExecPaused,
+    /// A process without a command.
+    #[error("process args cannot be empty")]
+    NoArguments,
+    /// Not a user as numbers.
+    #[error("--user {0:?}: give UID or UID:GID as numbers")]
+    User(String),
+    /// The guest has one hierarchy.
+    #[error("--cgroup: all controllers must name the same cgroup, as in cgroup v2")]
+    SubCgroups,
+    /// Frozen already.
+    #[error("container already paused")]
+    AlreadyPaused,
+    /// It runs.
+    #[error("container not paused")]
+    NotPaused,
+    /// It uses nothing.
+    #[error("container with id {0} is not running")]
+    EventsNotRunning(String),
+    /// The guest's numbers are none.
+    #[error("what the guest says the container uses cannot be read: {0}")]
+    Stats(String),
+    /// The guest's kernel has no control of the processor's caches.
+    #[error("{0} is not supported (a guest has no access to the processor's cache control)")]
+    CacheControl(&'static str),
+    /// The guest's kernel has no such module.
+    #[error("{0} is not supported (the guest's kernel has neither AppArmor nor SELinux)")]
+    NoSecurityModule(&'static str),
     /// It must end first.
     #[error("cannot delete container {id} that is not stopped: {}", .status.word())]
     NotStopped {

@@ -8,8 +8,8 @@ use std::thread;
 
 use rustix::process::ioctl_tiocsctty;
 
-use super::protocol::{Channel, ContainerOrder, FromProxy, Sender, ToProxy};
-use super::{End, Inherited};
+use super::protocol::{Channel, ContainerOrder, FromProxy, Sender, Size, ToProxy};
+use super::{End, Inherited, wards};
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
 use crate::images::Images;
@@ -21,7 +21,7 @@ use crate::terminal::Terminal;
 use crate::trace::{Lane, Trace};
 
 /// The status where the container has none: its guest failed, or it was never made.
-const FAILED: End = End::Exited(255);
+pub(super) const FAILED: End = End::Exited(255);
 
 /// Runs the container to its end.
 pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
@@ -59,12 +59,13 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     let files = GuestFiles { kernel: order.kernel.clone(), initramfs: order.initramfs.clone() };
     let images = Images::open(&files, &order.root)?;
     order.network.enter()?;
-    let terminal = console.map(|console| open_terminal(&order, &console)).transpose()?;
+    let terminal = console.map(|console| open_terminal(order.size, &console)).transpose()?;
     let streams =
         if order.attached || env::var_os("SANDBOX_CONSOLE").is_some() { Streams::Stderr } else { Streams::Null };
     let session = Arc::new(Session::start(&order.id, state, &images, streams, terminal, trace.clone())?);
     session.listen(signals)?;
     session.boot(&order)?;
+    wards::watch(&order.id, session.state()).map_err(SessionError::setup("what watches over exec'd processes"))?;
     send(&sender, &FromProxy::Placed { monitor: session.monitor_pid() })?;
     let proceed = obey(session.clone(), channel, lock)?;
     let result = session.run(order, &proceed, || send(&sender, &FromProxy::Ready));
@@ -79,10 +80,10 @@ fn send(sender: &Sender, event: &FromProxy) -> Result<(), SessionError> {
     sender.send(event).map_err(SessionError::setup("the control socket"))
 }
 
-/// A terminal whose master goes to whoever asked for the container.
-fn open_terminal(order: &ContainerOrder, console: &OwnedFd) -> Result<Terminal, SessionError> {
+/// A terminal whose master goes to whoever asked for the process.
+pub(super) fn open_terminal(size: Option<Size>, console: &OwnedFd) -> Result<Terminal, SessionError> {
     let open = || {
-        let pty = Pty::open(order.size)?;
+        let pty = Pty::open(size)?;
         // From now on the kernel tells this process of the terminal's size and its end.
         ioctl_tiocsctty(&pty.slave)?;
         console::send(console.as_fd(), pty.master.as_fd(), pty.name.as_bytes())?;

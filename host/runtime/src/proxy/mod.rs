@@ -5,9 +5,11 @@
 //! is. Callers wait for it, look up its cgroup and its namespaces, and send it signals.
 
 mod container;
+mod exec;
 pub mod network;
 pub mod process;
 pub mod protocol;
+mod wards;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -25,6 +27,8 @@ pub const ROLE_VARIABLE: &str = "SANDBOX_ROLE";
 pub enum Role {
     /// A container.
     Container,
+    /// One more process in a container.
+    Exec,
 }
 
 impl Role {
@@ -32,13 +36,14 @@ impl Role {
     pub fn word(self) -> &'static str {
         match self {
             Self::Container => "container",
+            Self::Exec => "exec",
         }
     }
 
     /// What this process's environment says.
     pub fn of_this_process() -> Option<Self> {
         let word = std::env::var(ROLE_VARIABLE).ok()?;
-        [Self::Container].into_iter().find(|role| role.word() == word)
+        [Self::Container, Self::Exec].into_iter().find(|role| role.word() == word)
     }
 }
 
@@ -102,6 +107,7 @@ pub fn main(role: Role) -> ExitCode {
     let Ok(signals) = Signals::hold() else { return ExitCode::FAILURE };
     match role {
         Role::Container => container::run(inherited, signals),
+        Role::Exec => exec::run(inherited, signals),
     }
     .imitate()
 }

@@ -93,20 +93,16 @@ pub struct ExecOrder {
     pub id: String,
     /// The process's name in the guest.
     pub exec_id: String,
-    /// The container's network namespace on the host, as its proxy's pid.
+    /// The container's proxy, whose network namespace is the host side's.
     pub container_pid: i32,
     /// An OCI process.
     pub process: String,
-    /// It has a terminal.
-    pub terminal: bool,
     /// Of the terminal, if it is known.
     pub size: Option<Size>,
     /// Below the container's own cgroup, or empty.
     pub sub_cgroup: String,
     /// Start it in a paused container too.
     pub ignore_paused: bool,
-    /// The command waits for its end.
-    pub attached: bool,
 }
 
 /// What a command says.

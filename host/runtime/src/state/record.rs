@@ -48,6 +48,9 @@ pub struct Record {
     pub id: String,
     /// As of the last command that changed it; [`Record::status`] is the truth.
     pub status: Status,
+    /// What it was before it was paused.
+    #[serde(default)]
+    pub before_pause: Option<Status>,
     /// Of its config.json.
     pub oci_version: String,
     /// Absolute.
@@ -101,6 +104,7 @@ impl Record {
         Self {
             id: id.to_string(),
             status: Status::Creating,
+            before_pause: None,
             oci_version: spec.version().clone(),
             bundle,
             rootfs,
