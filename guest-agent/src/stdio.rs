@@ -11,9 +11,12 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
+use tokio::sync::{oneshot, watch};
 use tokio_vsock::VsockStream;
+
+use crate::reaper::Exit;
 
 const BUFFER: usize = 128 * 1024;
 
@@ -65,11 +68,63 @@ pub async fn feed(mut host: VsockStream, mut container: pipe::Sender) {
     let _ = host.shutdown(Shutdown::Both);
 }
 
+/// Tells when all output has been sent: at its end; or, when there is an exit to wait for, once the process has exited and
+/// what it had written is sent. What it left running may keep the stream open for as long as it likes.
+pub struct Sent {
+    sent: Option<oneshot::Sender<()>>,
+    exit: Option<watch::Receiver<Option<Exit>>>,
+}
+
+impl Sent {
+    /// The receiver is told, or finds the sender gone.
+    pub fn new(sent: oneshot::Sender<()>, exit: Option<watch::Receiver<Option<Exit>>>) -> Sent {
+        Sent { sent: Some(sent), exit }
+    }
+
+    /// Nothing is there to be read.
+    fn idle(&mut self) {
+        if self.exit.as_ref().is_some_and(|exit| exit.borrow().is_some()) {
+            self.exit = None;
+            self.sent.take().map(|sent| sent.send(()));
+        }
+    }
+
+    /// Returns when the process has exited, once.
+    async fn exited(&mut self) {
+        if let Some(exit) = &mut self.exit
+            && exit.wait_for(Option::is_some).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
+/// What output is read from.
+enum Output {
+    Pipe(pipe::Receiver),
+    Terminal(Master),
+}
+
+impl Output {
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Output::Pipe(pipe) => pipe.try_read(buffer),
+            Output::Terminal(master) => master.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?)),
+        }
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Output::Pipe(pipe) => pipe.readable().await,
+            Output::Terminal(master) => master.readable().await.map(drop),
+        }
+    }
+}
+
 /// Container → host, until all writers have closed; then the host sees the end of the stream.
-pub async fn drain(mut container: pipe::Receiver, mut host: VsockStream) {
-    copy(&mut container, &mut host).await;
-    // Before the shutdown: a container that goes on writing gets EPIPE when the host is gone.
-    drop(container);
+pub async fn drain(container: pipe::Receiver, mut host: VsockStream, sent: Sent) {
+    copy(Output::Pipe(container), &mut host, sent).await;
     let _ = host.shutdown(Shutdown::Write);
     wait_for_peer(host);
 }
@@ -85,17 +140,28 @@ fn wait_for_peer(host: VsockStream) {
 /// How long a finished stream waits for the host to close it.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
 
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut VsockStream) {
+/// Closes its side of the container's output when it returns: a container that goes on writing gets EPIPE when the host is
+/// gone.
+async fn copy(from: Output, to: &mut (impl AsyncWrite + Unpin), mut sent: Sent) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
+        match from.try_read(&mut buffer) {
+            Ok(0) => return,
             Ok(n) => {
                 if let Err(error) = to.write_all(&buffer[..n]).await {
                     log::debug!("the host closed an output stream: {error}");
                     return;
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sent.idle();
+                tokio::select! {
+                    readable = from.readable() => if readable.is_err() { return },
+                    () = sent.exited() => {}
+                }
+            }
+            // EIO: no slave of the terminal is open any more.
+            Err(_) => return,
         }
     }
 }
@@ -110,7 +176,7 @@ pub fn master(fd: OwnedFd) -> io::Result<Master> {
 }
 
 /// Both directions of a terminal; ends when the last process has closed the slave side.
-pub async fn terminal(master: Master, host: VsockStream) {
+pub async fn terminal(master: Master, host: VsockStream, sent: Sent) {
     let (mut from_host, mut to_host) = host.into_split();
     let input = tokio::spawn({
         let master = master.clone();
@@ -125,13 +191,7 @@ pub async fn terminal(master: Master, host: VsockStream) {
             from_host
         }
     });
-    let mut buffer = vec![0; BUFFER];
-    // EIO: no slave is open any more.
-    while let Ok(n @ 1..) = master.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer)?)).await {
-        if to_host.write_all(&buffer[..n]).await.is_err() {
-            break;
-        }
-    }
+    copy(Output::Terminal(master), &mut to_host, sent).await;
     let _ = to_host.shutdown().await;
     tokio::spawn(async move {
         let stop = input.abort_handle();

@@ -19,10 +19,12 @@ pub fn limit(value: i64) -> String {
 pub fn swap(memory: Option<i64>, both: i64) -> Result<Option<String>, &'static str> {
     let memory = memory.unwrap_or(0);
     match (memory, both) {
+        // Where cgroup v1 gives no limit for memory, none for both is meant.
+        (-1, 0) => Ok(Some("max".to_owned())),
         (_, 0) => Ok(None),
         (_, -1) => Ok(Some("max".to_owned())),
-        (-1 | 0, _) => Err("a limit for swap needs a limit for memory"),
-        (memory, both) if both < memory => Err("is less than the limit for memory, which it includes"),
+        (-1 | 0, _) => Err("unable to set swap limit without memory limit"),
+        (memory, both) if both < memory => Err("memory+swap limit should be >= memory limit"),
         (memory, both) => Ok(Some((both - memory).to_string())),
     }
 }

@@ -25,6 +25,19 @@ pub fn of(given: Option<&Path>, container_id: &str) -> Result<PathBuf, Error> {
     Ok(if path.as_os_str().is_empty() { PathBuf::from(container_id) } else { path })
 }
 
+/// A cgroup below the container's own; the name comes from whoever asks for an exec.
+pub fn below(own: &Path, name: &str) -> Result<PathBuf, Error> {
+    let mut path = own.to_owned();
+    for part in Path::new(name).components() {
+        match part {
+            Component::Normal(part) => path.push(part),
+            Component::RootDir | Component::CurDir => {}
+            _ => return Err(Error::Open { path: name.into(), source: std::io::ErrorKind::InvalidInput.into() }),
+        }
+    }
+    Ok(path)
+}
+
 /// A slice's name holds its ancestors: `a-b.slice` lies in `a.slice`.
 fn systemd(slice: &str, prefix: &str, name: &str) -> Result<PathBuf, Error> {
     let slice = if slice.is_empty() { "system.slice" } else { slice };
