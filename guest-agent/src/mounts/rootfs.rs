@@ -60,6 +60,8 @@ pub fn build(plan: &Plan, cgroup: &Path, id_mapped: &[Option<OwnedFd>]) -> Resul
 pub fn enter(plan: &Plan, root: &Root) -> Result<(), Error> {
     pivot(root)?;
     if let Some(flags) = propagation(plan)? {
+        // The root alone: what is mounted in it has what its own options say.
+        let flags = flags.difference(MountPropagationFlags::REC);
         step("apply linux.rootfsPropagation", rustix::mount::mount_change("/", flags))?;
     }
     Ok(())
