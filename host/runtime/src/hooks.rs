@@ -19,7 +19,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{Plain, shown};
 
-pub use place::{in_guest, take_host_hooks};
+pub use place::in_guest;
 
 /// When a hook runs, as config.json names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,8 +15,3 @@ pub fn in_guest(hook: &Hook, rootfs: &Path) -> bool {
     let Ok(stat) = fstat(&file) else { return false };
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0
 }
-
-/// Takes out of `hooks` those that run on the host, in their order; those that are left run in the guest.
-pub fn take_host_hooks(hooks: &mut Vec<Hook>, rootfs: &Path) -> Vec<Hook> {
-    hooks.extract_if(.., |hook| !in_guest(hook, rootfs)).collect()
-}
