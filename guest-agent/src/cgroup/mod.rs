@@ -296,6 +296,16 @@ impl OomKills {
     }
 }
 
+/// What an update does with its JSON before it changes anything.
+#[cfg(test)]
+pub fn check_resources(json: &[u8]) {
+    if let Ok(resources) = serde_json::from_slice::<LinuxResources>(json) {
+        let _ = resources::settings(&resources, &update::guest());
+        let rules = resources.devices().as_deref().unwrap_or_default();
+        assert!(!device_program::generate(rules).is_empty());
+    }
+}
+
 fn remove_tree(path: &Path, depth: usize) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if depth < MAX_DEPTH && entry.file_type().is_ok_and(|t| t.is_dir()) {
