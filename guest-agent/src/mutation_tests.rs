@@ -133,17 +133,25 @@ fn take(message: &[u8], first: &oci_spec::runtime::Process) {
     }
 }
 
-fn messages(spec: &[u8], process: &[u8], resources: &[u8]) -> [Vec<u8>; 3] {
+fn message(kind: usize, spec: &serde_json::Value) -> Vec<u8> {
+    let part = |pointer: &str| spec.pointer(pointer).map(ToString::to_string).unwrap_or_default().into_bytes();
     let id = "box".to_owned();
-    let create = CreateContainerRequest {
-        container_id: id.clone(),
-        spec_json: spec.to_vec(),
-        state_json: br#"{"id":"box"}"#.to_vec(),
-        ..Default::default()
+    let message = match kind {
+        0 => CreateContainerRequest {
+            container_id: id,
+            spec_json: part(""),
+            state_json: br#"{"id":"box"}"#.to_vec(),
+            ..Default::default()
+        }
+        .write_to_bytes(),
+        1 => ExecProcessRequest { container_id: id, process_json: part("/process"), ..Default::default() }
+            .write_to_bytes(),
+        _ => {
+            UpdateContainerRequest { container_id: id, resources_json: part("/linux/resources"), ..Default::default() }
+                .write_to_bytes()
+        }
     };
-    let exec = ExecProcessRequest { container_id: id.clone(), process_json: process.to_vec(), ..Default::default() };
-    let update = UpdateContainerRequest { container_id: id, resources_json: resources.to_vec(), ..Default::default() };
-    [create.write_to_bytes(), exec.write_to_bytes(), update.write_to_bytes()].map(Result::unwrap)
+    message.unwrap()
 }
 
 #[test]
@@ -155,16 +163,13 @@ fn no_request_makes_the_agent_panic() {
     for round in 0..6000 {
         let mut json = spec.clone();
         mutate_json(&mut json, random);
-        let text = json.to_string();
-        accepted += usize::from(round % 8 == 1 && Plan::new(text.as_bytes()).is_ok());
-        let part = |pointer: &str| json.pointer(pointer).map(ToString::to_string).unwrap_or_default().into_bytes();
-        let whole = messages(text.as_bytes(), &part("/process"), &part("/linux/resources"));
-        let mut message = whole[random.below(3)].clone();
+        accepted += usize::from(round % 16 == 1 && Plan::new(json.to_string().as_bytes()).is_ok());
+        let mut message = message(random.below(3), &json);
         if round % 2 == 0 {
             mutate_bytes(&mut message, random);
         }
         let taken = catch_unwind(|| take(&message, &first));
         assert!(taken.is_ok(), "round {round}: {}", String::from_utf8_lossy(&message));
     }
-    assert!(accepted > 20, "only {accepted} configs were still good: the test tests nothing");
+    assert!(accepted > 10, "only {accepted} configs were still good: the test tests nothing");
 }
