@@ -208,3 +208,63 @@ async fn write_master(master: &Master, mut bytes: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn what_the_process_wrote_is_sent_before_it_is_said_so() {
+        block_on(async {
+            let (reader, inherited) = output().unwrap();
+            let (exited, exit) = watch::channel(None);
+            let (sender, mut sent) = oneshot::channel();
+            let (mut host, mut to_host) = tokio::io::duplex(BUFFER);
+            let task = tokio::spawn(async move {
+                copy(Output::Pipe(reader), &mut to_host, Sent::new(sender, Some(exit))).await;
+            });
+            rustix::io::write(&inherited.0, b"before").unwrap();
+            tokio::task::yield_now().await;
+            assert!(sent.try_recv().is_err(), "the process runs");
+            rustix::io::write(&inherited.0, b" its end").unwrap();
+            exited.send(Some(Exit { status: 0, signal: 0, at_ns: 0 })).unwrap();
+            (&mut sent).await.unwrap();
+            let mut buffer = [0; 100];
+            let n = host.read(&mut buffer).await.unwrap();
+            let mut got = buffer[..n].to_vec();
+            if got.len() < 14 {
+                let n = host.read(&mut buffer).await.unwrap();
+                got.extend(&buffer[..n]);
+            }
+            assert_eq!(got, b"before its end");
+            // One that it left running goes on writing.
+            rustix::io::write(&inherited.0, b"after").unwrap();
+            let n = host.read(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..n], b"after");
+            drop(inherited);
+            task.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn without_an_exit_only_the_end_counts() {
+        block_on(async {
+            let (reader, inherited) = output().unwrap();
+            let (sender, mut sent) = oneshot::channel::<()>();
+            let mut to_host = Vec::new();
+            rustix::io::write(&inherited.0, b"all").unwrap();
+            let writer = tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                drop(inherited);
+            });
+            copy(Output::Pipe(reader), &mut to_host, Sent::new(sender, None)).await;
+            writer.await.unwrap();
+            assert_eq!(to_host, b"all");
+            assert!(matches!(sent.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        });
+    }
+}
