@@ -81,12 +81,15 @@ impl Sent {
         Sent { sent: Some(sent), exit }
     }
 
-    /// Nothing is there to be read.
-    fn idle(&mut self) {
-        if self.exit.as_ref().is_some_and(|exit| exit.borrow().is_some()) {
-            self.exit = None;
-            self.sent.take().map(|sent| sent.send(()));
-        }
+    /// Whether the process has exited and nothing was said yet.
+    fn is_due(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.borrow().is_some())
+    }
+
+    /// All is sent.
+    fn tell(&mut self) {
+        self.exit = None;
+        self.sent.take().map(|sent| sent.send(()));
     }
 
     /// Returns when the process has exited, once.
@@ -112,6 +115,14 @@ impl Output {
             Output::Pipe(pipe) => pipe.try_read(buffer),
             Output::Terminal(master) => master.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?)),
         }
+    }
+
+    /// The same, whatever the event loop believes. Reading a terminal takes along what is still on its way through the kernel.
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(match self {
+            Output::Pipe(pipe) => rustix::io::read(pipe, &mut *buffer)?,
+            Output::Terminal(master) => rustix::io::read(master.get_ref(), &mut *buffer)?,
+        })
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -145,7 +156,11 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
 async fn copy(from: Output, to: &mut (impl AsyncWrite + Unpin), mut sent: Sent) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        match from.try_read(&mut buffer) {
+        let read = match from.try_read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && sent.is_due() => from.read_now(&mut buffer),
+            read => read,
+        };
+        match read {
             Ok(0) => return,
             Ok(n) => {
                 if let Err(error) = to.write_all(&buffer[..n]).await {
@@ -154,7 +169,9 @@ async fn copy(from: Output, to: &mut (impl AsyncWrite + Unpin), mut sent: Sent) 
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                sent.idle();
+                if sent.is_due() {
+                    sent.tell();
+                }
                 tokio::select! {
                     readable = from.readable() => if readable.is_err() { return },
                     () = sent.exited() => {}
