@@ -1,5 +1,6 @@
 //! What host and guest agent agree on: the RPC calls (`proto/agent.proto`) and the vsock addresses.
 
+pub mod cgroup;
 mod plain;
 pub mod stats;
 

@@ -97,7 +97,7 @@ def test_terminal(agent):
     until("\nfirst")
     until("/dev/pts/0")
     until("40 100")
-    agent.call("ResizeTerminal", field(1, box.id), field(2, field(1, 50) + field(2, 120)))
+    agent.call("ResizeTerminal", field(1, box.id), field(3, field(1, 50) + field(2, 120)))
     box.tty.sendall(b"stty size; echo second; cat\n")
     until("50 120\r\nsecond")
     box.tty.sendall(b"echoed\n")
@@ -210,6 +210,36 @@ def test_file_systems(agent):
     for word in ("/data tmpfs rw,noexec", "/ro rootfs ro" if False else "/ro ", "cgroup2 ro,nosuid", "fd -> /proc/self/fd",
                  "ptmx -> pts/ptmx", "cgroup.procs"):
         assert word in result.out, (word, result.out)
+
+
+def test_remount_and_id_maps(agent):
+    maps = {"uidMappings": [{"containerID": 0, "hostID": 1000, "size": 1000}],
+            "gidMappings": [{"containerID": 0, "hostID": 2000, "size": 1000}]}
+    extra = [
+        {"destination": "/data", "type": "tmpfs", "source": "t", "options": ["size=1m", "mode=700"]},
+        {"destination": "/data", "type": "tmpfs", "source": "t", "options": ["remount", "ro", "size=2m"]},
+        {"destination": "/b", "type": "bind", "source": f"{ROOT}/dir", "options": ["bind"]},
+        {"destination": "/b", "type": "bind", "source": f"{ROOT}/dir", "options": ["bind", "remount", "ro", "nosuid"]},
+        {"destination": "/mapped", "type": "bind", "source": "/tmp", "options": ["bind", "idmap"], **maps},
+    ]
+    script = "grep -E ' /(data|b|mapped) ' /proc/mounts; stat -c '%u %g' /mapped; touch /data/x; touch /b/x"
+    user = {"namespaces": [{"type": t} for t in ("pid", "ipc", "uts", "mount", "network", "user")],
+            "uidMappings": [{"containerID": 0, "hostID": 1000, "size": 65536}],
+            "gidMappings": [{"containerID": 0, "hostID": 2000, "size": 65536}]}
+    result = run(agent, script, mounts=extra)
+    assert "/data tmpfs ro" in result.out and "size=2048k" in result.out and "ro,nosuid" in result.out, result
+    assert "\n1000 2000\n" in result.out and result.error.count("Read-only file system") == 2, result
+    extra[-1] = {"destination": "/mapped", "type": "bind", "source": "/tmp", "options": ["rbind", "ridmap"]}
+    result = run(agent, "stat -c '%u %g' /mapped", mounts=extra[-1:], linux=user)
+    assert result.out == "0 0\n", result
+    fails(agent, ["sh"], "ids of the mount", "/mapped", mounts=[{**extra[-1], "source": "/proc", **maps}])
+    fails(agent, ["sh"], "only supported for bind", mounts=[{"destination": "/x", "type": "tmpfs", "source": "t", **maps}])
+    fails(agent, ["sh"], "users and groups", mounts=[extra[-1]])
+
+
+def test_sysctls_that_are_not_the_containers(agent):
+    fails(agent, ["sh"], 'sysctl "vm.swappiness" is not in a separate kernel namespace', code=3,
+          linux={"sysctl": {"vm.swappiness": "1"}})
 
 
 def test_hostile_links_stay_inside(agent):

@@ -25,8 +25,9 @@ def field(number, value):
     return varint(number << 3) + varint(int(value)) if value else b""
 
 
-def parse(data):
-    fields, at = {}, 0
+def parse(data, repeated=()):
+    """Field number → value; → list of messages for the repeated ones."""
+    fields, at = {n: [] for n in repeated}, 0
 
     def number():
         nonlocal at
@@ -43,8 +44,12 @@ def parse(data):
         key = number()
         if key & 7 == 2:
             size = number()
-            fields[key >> 3] = data[at:at + size]
+            value = data[at:at + size]
             at += size
+            if key >> 3 in repeated:
+                fields[key >> 3].append(parse(value))
+            else:
+                fields[key >> 3] = value
         else:
             fields[key >> 3] = number()
     return fields
@@ -88,7 +93,11 @@ class Agent:
             for event, _ in self.waiting.values():
                 event.set()
 
-    def call(self, method, *fields, timeout=120):
+    def call_raw(self, method, *fields):
+        """A call whose response has a repeated first field."""
+        return self.call(method, *fields, repeated=(1,))
+
+    def call(self, method, *fields, timeout=120, repeated=()):
         request = field(1, "sandbox.agent.v1.Agent") + field(2, method) + field(3, b"".join(fields))
         event, box = threading.Event(), []
         with self.lock:
@@ -103,7 +112,7 @@ class Agent:
         status = parse(response.get(1, b""))
         if status.get(1):
             raise RpcError(status[1], status.get(2, b"").decode())
-        return parse(response.get(2, b""))
+        return parse(response.get(2, b""), repeated)
 
     def stream(self):
         """A stdio stream and its token."""

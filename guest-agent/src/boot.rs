@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::system::RebootCommand;
 
+use crate::process::limits;
 use crate::{cgroup, klog, sys};
 
 /// Why the agent cannot run at all.
@@ -83,6 +84,7 @@ pub fn rest() -> Result<(), Error> {
     step("mount /tmp", mount("tmp", "/tmp", "tmpfs", tmpfs, c"mode=1777"))?;
     step("mount /dev/mqueue", mount("mqueue", "/dev/mqueue", "mqueue", proc_flags, None::<&CStr>))?;
     step("enable the cgroup controllers", cgroup::enable_all(Path::new(cgroup::ROOT)))?;
+    step("raise the limit of descriptors", limits::raise_own())?;
     if let Err(error) = sys::loopback_up() {
         log::warn!("cannot bring the guest's loopback interface up: {error}");
     }

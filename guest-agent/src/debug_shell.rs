@@ -47,6 +47,10 @@ fn serve(agent: &Agent, stream: VsockStream) -> std::io::Result<()> {
         .env("TERM", "linux")
         .spawn()?;
     drop(agent.reaper.watch(rustix::process::Pid::from_child(&child)));
-    tokio::spawn(stdio::terminal(stdio::master(master)?, stream));
+    tokio::spawn(stdio::terminal(
+        stdio::master(master)?,
+        stream,
+        stdio::Sent::new(tokio::sync::oneshot::channel().0, None),
+    ));
     Ok(())
 }

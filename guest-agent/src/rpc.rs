@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use agent_protocol::agent::{
-    CreateContainerRequest, CreateContainerResponse, Empty, GuestStatus, ResizeTerminalRequest, SignalProcessRequest,
-    StartContainerRequest, StartContainerResponse, WaitProcessRequest, WaitProcessResponse,
+    ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
+    GuestStatus, ListProcessesResponse, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
+    StartContainerResponse, StatsResponse, UpdateContainerRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest,
+    WaitProcessResponse,
 };
 use agent_protocol::agent_ttrpc;
 use async_trait::async_trait;
@@ -81,27 +83,90 @@ impl agent_ttrpc::Agent for Service {
         request: WaitProcessRequest,
     ) -> ttrpc::Result<WaitProcessResponse> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
-        let end = container.wait().await.map_err(status)?;
+        let found = container.process(&request.exec_id).map_err(status)?;
+        let end = found.process().wait().await.map_err(status)?;
         Ok(WaitProcessResponse {
             exit_status: end.exit.status,
             signal: end.exit.signal,
-            oom_killed: end.oom_killed,
+            oom_killed: end.oom_kills > 0,
             exited_ns: end.exit.at_ns,
             ..Default::default()
         })
     }
 
+    async fn exec_process(
+        &self,
+        _ctx: &TtrpcContext,
+        request: ExecProcessRequest,
+    ) -> ttrpc::Result<ExecProcessResponse> {
+        let received_ns = now_ns();
+        let agent = self.0.clone();
+        let container = agent.containers.get(&request.container_id).map_err(status)?;
+        whole(async move {
+            let executed = container::exec(&agent, &container, request).await?;
+            let (pid, executed_ns) = (executed.pid, executed.executed_ns);
+            Ok(ExecProcessResponse { pid, received_ns, executed_ns, ..Default::default() })
+        })
+        .await
+    }
+
     async fn signal_process(&self, _ctx: &TtrpcContext, request: SignalProcessRequest) -> ttrpc::Result<Empty> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
-        container.signal(request.signal, request.all).map_err(status)?;
+        let signal = container::signal_by_number(request.signal).map_err(status)?;
+        let sent = match request.all {
+            true => container.signal_all(signal),
+            false => container.process(&request.exec_id).and_then(|process| process.signal(signal)),
+        };
+        sent.map_err(status)?;
         Ok(Empty::default())
     }
 
     async fn resize_terminal(&self, _ctx: &TtrpcContext, request: ResizeTerminalRequest) -> ttrpc::Result<Empty> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         let size = request.size.into_option().unwrap_or_default();
-        container.resize(size.rows, size.columns).map_err(status)?;
+        let found = container.process(&request.exec_id).map_err(status)?;
+        found.process().resize(container::winsize(size.rows, size.columns)).map_err(status)?;
         Ok(Empty::default())
+    }
+
+    async fn pause_container(&self, _ctx: &TtrpcContext, request: ContainerRequest) -> ttrpc::Result<Empty> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        whole(async move { container.pause().await }).await?;
+        Ok(Empty::default())
+    }
+
+    async fn resume_container(&self, _ctx: &TtrpcContext, request: ContainerRequest) -> ttrpc::Result<Empty> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        container.resume().map_err(status)?;
+        Ok(Empty::default())
+    }
+
+    async fn update_container(&self, _ctx: &TtrpcContext, request: UpdateContainerRequest) -> ttrpc::Result<Empty> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        container.update(&request.resources_json).map_err(status)?;
+        Ok(Empty::default())
+    }
+
+    async fn get_stats(&self, _ctx: &TtrpcContext, request: ContainerRequest) -> ttrpc::Result<StatsResponse> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let stats_json = container.stats().map_err(status)?;
+        Ok(StatsResponse { stats_json, ..Default::default() })
+    }
+
+    async fn list_processes(
+        &self,
+        _ctx: &TtrpcContext,
+        request: ContainerRequest,
+    ) -> ttrpc::Result<ListProcessesResponse> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let processes = container::list(&container).map_err(status)?;
+        Ok(ListProcessesResponse { processes, ..Default::default() })
+    }
+
+    async fn wait_oom(&self, _ctx: &TtrpcContext, request: WaitOomRequest) -> ttrpc::Result<WaitOomResponse> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let (count, ended) = container.wait_oom(request.seen).await.map_err(status)?;
+        Ok(WaitOomResponse { count, ended, ..Default::default() })
     }
 
     async fn get_guest_status(&self, _ctx: &TtrpcContext, _request: Empty) -> ttrpc::Result<GuestStatus> {

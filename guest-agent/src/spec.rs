@@ -1,29 +1,30 @@
 //! What the agent makes of a config.json: everything that can be checked or computed before a process exists.
 
-use std::ffi::CString;
+pub mod hooks;
+pub mod process;
+pub mod sysctl;
+
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerFlag,
-    LinuxSchedulerPolicy, Process, Spec,
-};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Mount, Spec};
 
+use crate::container::map_text;
+use crate::mounts::id_map::IdMaps;
 use crate::mounts::options::{self, MountOptions};
-use crate::process::caps;
 use crate::seccomp;
-use crate::sys::SchedAttr;
+pub use process::ProcessPlan;
 
 /// A config.json that cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not JSON, or not of the schema; serde_json names line and column.
-    #[error("config.json: {0}")]
+    #[error("{0}")]
     Json(#[from] serde_json::Error),
     /// A field without which nothing can run.
-    #[error("config.json: {0} is missing")]
+    #[error("{0} is missing")]
     Missing(&'static str),
     /// A field that has no effect here, and is therefore refused.
-    #[error("config.json: {field} is not supported in the guest: {reason}")]
+    #[error("{field} is not supported in the guest: {reason}")]
     Unsupported {
         /// As in the specification.
         field: String,
@@ -31,7 +32,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// A value that means nothing.
-    #[error("config.json: {field}: {problem}")]
+    #[error("{field}: {problem}")]
     Invalid {
         /// As in the specification.
         field: String,
@@ -39,7 +40,7 @@ pub enum Error {
         problem: String,
     },
     /// From the mount options.
-    #[error("config.json: mounts[{index}]: {source}")]
+    #[error("mounts[{index}]: {source}")]
     Mount {
         /// Position in the list.
         index: usize,
@@ -47,7 +48,7 @@ pub enum Error {
         source: options::Error,
     },
     /// From the seccomp profile.
-    #[error("config.json: linux.seccomp: {0}")]
+    #[error("linux.seccomp: {0}")]
     Seccomp(#[from] seccomp::Error),
 }
 
@@ -65,30 +66,26 @@ pub struct MountPlan {
     pub source: PathBuf,
     /// Flags, data, propagation.
     pub options: MountOptions,
+    /// Of an id-mapped mount.
+    pub id_maps: Option<IdMaps>,
 }
 
 /// A checked config.json with all that was computed from it.
 pub struct Plan {
     /// The text itself, for what is applied as it stands.
     pub spec: Spec,
-    /// process.args.
-    pub args: Vec<CString>,
-    /// process.env.
-    pub env: Vec<CString>,
+    /// process.
+    pub process: ProcessPlan,
     /// mounts, in order.
     pub mounts: Vec<MountPlan>,
     /// Namespaces to make, and to join.
     pub namespaces: Namespaces,
-    /// Numbers of capabilities by set.
-    pub caps: caps::Sets,
     /// Compiled filter.
     pub seccomp: Option<seccomp::Program>,
-    /// process.scheduler.
-    pub scheduler: Option<SchedAttr>,
-    /// process.ioPriority as class and level.
-    pub io_priority: Option<(u32, u32)>,
     /// linux.personality.
     pub personality: Option<u64>,
+    /// hooks, those of the guest.
+    pub hooks: hooks::Hooks,
 }
 
 /// CLONE_NEW… flags of the new namespaces and paths of the others.
@@ -113,44 +110,28 @@ impl Namespaces {
 }
 
 impl Plan {
-    /// Reads and checks the text. Hooks are the host's affair: it runs them, or refuses them, and none reaches the agent's
-    /// attention here.
+    /// Reads and checks the text. Hooks of the host's phases are not the agent's affair.
     pub fn new(json: &[u8]) -> Result<Plan, Error> {
-        let spec: Spec = serde_json::from_slice(json)?;
+        let spec = read(json)?;
         refuse(&spec)?;
-        let process = spec.process().as_ref().ok_or(Error::Missing("process"))?;
+        let process = ProcessPlan::new(spec.process().clone().ok_or(Error::Missing("process"))?)?;
         let root = spec.root().as_ref().ok_or(Error::Missing("root"))?;
         if !root.path().is_absolute() {
             return Err(invalid("root.path", "must be an absolute path in the guest"));
         }
-        let args = c_strings("process.args", process.args().as_deref().unwrap_or_default())?;
-        if args.is_empty() {
-            return Err(Error::Missing("process.args"));
-        }
-        let env = c_strings("process.env", process.env().as_deref().unwrap_or_default())?;
-        if !process.cwd().is_absolute() {
-            return Err(invalid("process.cwd", "must be an absolute path"));
-        }
+        let namespaces = namespaces(&spec)?;
+        sysctl::check(&spec, &namespaces)?;
         let linux = spec.linux().as_ref();
         let seccomp = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::compile).transpose()?;
         Ok(Plan {
-            args,
-            env,
+            process,
             mounts: mounts(&spec)?,
-            namespaces: namespaces(&spec)?,
-            caps: capability_sets(process),
+            namespaces,
             seccomp,
-            scheduler: scheduler(process)?,
-            io_priority: io_priority(process)?,
             personality: personality(&spec)?,
+            hooks: hooks::hooks(&spec)?,
             spec,
         })
-    }
-
-    /// process, which [`Plan::new`] has seen.
-    pub fn process(&self) -> &Process {
-        static NONE: std::sync::OnceLock<Process> = std::sync::OnceLock::new();
-        self.spec.process().as_ref().unwrap_or_else(|| NONE.get_or_init(Process::default))
     }
 
     /// root.path.
@@ -162,28 +143,23 @@ impl Plan {
     pub fn read_only(&self) -> bool {
         self.spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false)
     }
+}
 
-    /// process.terminal.
-    pub fn terminal(&self) -> bool {
-        self.process().terminal().unwrap_or(false)
+fn read(json: &[u8]) -> Result<Spec, Error> {
+    if !process::has_flags(json) {
+        return Ok(serde_json::from_slice(json)?); // errors tell the place
     }
+    let mut value: serde_json::Value = serde_json::from_slice(json)?;
+    if let Some(process) = value.get_mut("process") {
+        process::rename_flags(process);
+    }
+    Ok(serde_json::from_value(value)?)
 }
 
 /// Refuses by name what the agent would otherwise have to ignore.
 fn refuse(spec: &Spec) -> Result<(), Error> {
     let no = |field: &str, reason| Err(Error::Unsupported { field: field.to_owned(), reason });
     let given = |text: &Option<String>| text.as_deref().is_some_and(|t| !t.is_empty());
-    if let Some(process) = spec.process() {
-        if given(process.apparmor_profile()) {
-            return no("process.apparmorProfile", "its kernel has no AppArmor");
-        }
-        if given(process.selinux_label()) {
-            return no("process.selinuxLabel", "its kernel has no SELinux");
-        }
-        if process.exec_cpu_affinity().is_some() {
-            return no("process.execCPUAffinity", "it applies to exec only");
-        }
-    }
     let Some(linux) = spec.linux() else { return Ok(()) };
     if given(linux.mount_label()) {
         return no("linux.mountLabel", "its kernel has no SELinux");
@@ -197,20 +173,7 @@ fn refuse(spec: &Spec) -> Result<(), Error> {
     if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
         return no("linux.netDevices", "host devices cannot move into it");
     }
-    if let Some(mount) =
-        spec.mounts().iter().flatten().find(|m| m.uid_mappings().is_some() || m.gid_mappings().is_some())
-    {
-        let field = format!("mounts[{}].uidMappings", mount.destination().display());
-        return no(&field, "the shared file system has no idmapped mounts");
-    }
     Ok(())
-}
-
-fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, Error> {
-    let convert = |(i, s): (usize, &String)| {
-        CString::new(s.as_str()).map_err(|_| invalid(format!("{field}[{i}]"), "contains a zero byte"))
-    };
-    strings.iter().enumerate().map(convert).collect()
 }
 
 fn mounts(spec: &Spec) -> Result<Vec<MountPlan>, Error> {
@@ -221,14 +184,36 @@ fn mounts(spec: &Spec) -> Result<Vec<MountPlan>, Error> {
         if mount.destination().as_os_str().is_empty() {
             return Err(invalid(format!("mounts[{index}].destination"), "is empty"));
         }
+        let id_maps = id_maps(index, mount, &options, spec)?;
         plans.push(MountPlan {
             destination: mount.destination().clone(),
             fs_type: mount.typ().clone().unwrap_or_default(),
             source: mount.source().clone().unwrap_or_default(),
             options,
+            id_maps,
         });
     }
     Ok(plans)
+}
+
+/// The mount's own mappings, or with the option alone those of the container.
+fn id_maps(index: usize, mount: &Mount, options: &MountOptions, spec: &Spec) -> Result<Option<IdMaps>, Error> {
+    let own = [mount.uid_mappings(), mount.gid_mappings()].map(|m| m.as_deref().unwrap_or_default());
+    let linux = spec.linux().as_ref();
+    let [uid, gid] = match own {
+        [[], []] if options.id_map.is_none() => return Ok(None),
+        [[], []] => [linux.and_then(|l| l.uid_mappings().as_deref()), linux.and_then(|l| l.gid_mappings().as_deref())]
+            .map(Option::unwrap_or_default),
+        own => own,
+    };
+    let no = |problem: &str| Err(invalid(format!("mounts[{index}].uidMappings"), problem));
+    if uid.is_empty() || gid.is_empty() {
+        return no("an id-mapped mount needs mappings of both users and groups");
+    }
+    if !options.bind && mount.typ().as_deref() != Some("bind") || options.remount {
+        return no("id-mapped mounts are only supported for bind mounts");
+    }
+    Ok(Some(IdMaps { uid: map_text(uid), gid: map_text(gid) }))
 }
 
 fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
@@ -288,72 +273,6 @@ fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
         return Err(invalid("domainname", "needs a UTS namespace"));
     }
     Ok(result)
-}
-
-fn capability_sets(process: &Process) -> caps::Sets {
-    let bits = |set: Option<&Capabilities>| set.map_or(0, caps::bits);
-    let Some(given) = process.capabilities() else { return caps::Sets::default() };
-    caps::Sets {
-        bounding: bits(given.bounding().as_ref()),
-        effective: bits(given.effective().as_ref()),
-        permitted: bits(given.permitted().as_ref()),
-        inheritable: bits(given.inheritable().as_ref()),
-        ambient: bits(given.ambient().as_ref()),
-    }
-}
-
-fn scheduler(process: &Process) -> Result<Option<SchedAttr>, Error> {
-    let Some(given) = process.scheduler() else { return Ok(None) };
-    let policy = match given.policy() {
-        LinuxSchedulerPolicy::SchedOther => 0,
-        LinuxSchedulerPolicy::SchedFifo => 1,
-        LinuxSchedulerPolicy::SchedRr => 2,
-        LinuxSchedulerPolicy::SchedBatch => 3,
-        LinuxSchedulerPolicy::SchedIso => return Err(invalid("process.scheduler.policy", "Linux has no SCHED_ISO")),
-        LinuxSchedulerPolicy::SchedIdle => 5,
-        LinuxSchedulerPolicy::SchedDeadline => 6,
-    };
-    let mut flags = 0;
-    for flag in given.flags().iter().flatten() {
-        flags |= match flag {
-            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
-            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
-            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
-            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
-            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
-            LinuxSchedulerFlag::SchedFlagUtilClampMin | LinuxSchedulerFlag::SchedFlagUtilClampMax => {
-                return Err(invalid(
-                    "process.scheduler.flags",
-                    "utilisation clamps have no value in the specification",
-                ));
-            }
-        };
-    }
-    let priority = u32::try_from(given.priority().unwrap_or(0))
-        .map_err(|_| invalid("process.scheduler.priority", "is negative"))?;
-    Ok(Some(SchedAttr {
-        policy,
-        flags,
-        nice: given.nice().unwrap_or(0),
-        priority,
-        runtime: given.runtime().unwrap_or(0),
-        deadline: given.deadline().unwrap_or(0),
-        period: given.period().unwrap_or(0),
-        ..SchedAttr::default()
-    }))
-}
-
-fn io_priority(process: &Process) -> Result<Option<(u32, u32)>, Error> {
-    let Some(given) = process.io_priority() else { return Ok(None) };
-    let class = match given.class() {
-        IOPriorityClass::IoprioClassRt => 1,
-        IOPriorityClass::IoprioClassBe => 2,
-        IOPriorityClass::IoprioClassIdle => 3,
-    };
-    match u32::try_from(given.priority()) {
-        Ok(level @ 0..=7) => Ok(Some((class, level))),
-        _ => Err(invalid("process.ioPriority.priority", "must be between 0 and 7")),
-    }
 }
 
 fn personality(spec: &Spec) -> Result<Option<u64>, Error> {

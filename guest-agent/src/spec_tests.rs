@@ -1,4 +1,5 @@
 use super::*;
+use crate::process::caps;
 
 fn plan(extra_process: &str, extra: &str) -> Result<Plan, String> {
     let json = format!(
@@ -17,10 +18,10 @@ fn with_linux(fields: &str) -> Result<Plan, String> {
 #[test]
 fn a_small_config_is_enough() {
     let plan = with_linux("").unwrap();
-    assert_eq!(plan.args, [c"sh".to_owned()]);
+    assert_eq!(plan.process.args, [c"sh".to_owned()]);
     assert_eq!(plan.namespaces.new, libc::CLONE_NEWNS | libc::CLONE_NEWPID);
-    assert_eq!(plan.caps, caps::Sets::default());
-    assert!(!plan.terminal() && !plan.read_only());
+    assert_eq!(plan.process.caps, caps::Sets::default());
+    assert!(!plan.process.terminal() && !plan.read_only());
 }
 
 #[test]
@@ -28,7 +29,6 @@ fn what_has_no_effect_is_refused_by_name() {
     let process = |field: &str| plan(&format!(",{field}"), &format!(r#","linux":{{{NAMESPACES}}}"#)).err().unwrap();
     assert!(process(r#""apparmorProfile":"docker-default""#).contains("process.apparmorProfile"));
     assert!(process(r#""selinuxLabel":"x""#).contains("process.selinuxLabel"));
-    assert!(process(r#""execCPUAffinity":{"initial":"0"}"#).contains("execCPUAffinity"));
     let linux = |field: &str| with_linux(&format!(",{field}")).err().unwrap();
     assert!(linux(r#""intelRdt":{"closID":"a"}"#).contains("linux.intelRdt"));
     assert!(linux(r#""mountLabel":"x""#).contains("linux.mountLabel"));
@@ -47,7 +47,7 @@ fn errors_name_the_field_or_the_place() {
         let process = format!(r#","ioPriority":{{"class":"IOPRIO_CLASS_BE","priority":{p}}}"#);
         plan(&process, &format!(r#","linux":{{{NAMESPACES}}}"#))
     };
-    assert_eq!(io(4).unwrap().io_priority, Some((2, 4)));
+    assert_eq!(io(4).unwrap().process.io_priority, Some((2, 4)));
     assert!(io(8).is_err() && io(-1).is_err());
 }
 
@@ -79,5 +79,31 @@ fn zero_bytes_and_empty_args_are_refused() {
 fn capabilities_become_bits() {
     let caps = r#","capabilities":{"bounding":["CAP_CHOWN","CAP_CHECKPOINT_RESTORE"],"effective":["CAP_KILL"]}"#;
     let plan = plan(caps, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap();
-    assert_eq!((plan.caps.bounding, plan.caps.effective, plan.caps.permitted), (1 | 1 << 40, 1 << 5, 0));
+    assert_eq!(
+        (plan.process.caps.bounding, plan.process.caps.effective, plan.process.caps.permitted),
+        (1 | 1 << 40, 1 << 5, 0)
+    );
+}
+
+#[test]
+fn an_exec_takes_from_the_first_process_what_it_leaves_out() {
+    let caps = r#","capabilities":{"bounding":["CAP_KILL"]},"oomScoreAdj":7,"noNewPrivileges":true"#;
+    let first = plan(caps, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap().process.given;
+    let exec = ProcessPlan::exec(br#"{"args":["a"],"cwd":"/"}"#, &first).unwrap();
+    assert_eq!((exec.caps.bounding, exec.given.oom_score_adj()), (1 << 5, Some(7)));
+    assert!(!exec.no_new_privileges());
+    let own = br#"{"args":["a"],"cwd":"/","capabilities":{},"execCPUAffinity":{"initial":"1","final":"0-1"}}"#;
+    let exec = ProcessPlan::exec(own, &first).unwrap();
+    assert_eq!(exec.caps.bounding, 0);
+    assert_eq!((exec.affinity.initial, exec.affinity.last), (Some(vec![1]), Some(vec![0, 1])));
+    for bad in ["", "{}", "[]", r#"{"args":[],"cwd":"/"}"#, r#"{"args":["a"],"cwd":"x"}"#] {
+        assert!(ProcessPlan::exec(bad.as_bytes(), &first).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn scheduler_flags_have_the_specifications_names() {
+    let flags = r#","scheduler":{"policy":"SCHED_BATCH","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]}"#;
+    let plan = plan(flags, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap();
+    assert_eq!(plan.process.scheduler.map(|s| s.flags), Some(0x05));
 }

@@ -11,9 +11,12 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
+use tokio::sync::{oneshot, watch};
 use tokio_vsock::VsockStream;
+
+use crate::reaper::Exit;
 
 const BUFFER: usize = 128 * 1024;
 
@@ -65,11 +68,74 @@ pub async fn feed(mut host: VsockStream, mut container: pipe::Sender) {
     let _ = host.shutdown(Shutdown::Both);
 }
 
+/// Tells when all output has been sent: at its end; or, when there is an exit to wait for, once the process has exited and
+/// what it had written is sent. What it left running may keep the stream open for as long as it likes.
+pub struct Sent {
+    sent: Option<oneshot::Sender<()>>,
+    exit: Option<watch::Receiver<Option<Exit>>>,
+}
+
+impl Sent {
+    /// The receiver is told, or finds the sender gone.
+    pub fn new(sent: oneshot::Sender<()>, exit: Option<watch::Receiver<Option<Exit>>>) -> Sent {
+        Sent { sent: Some(sent), exit }
+    }
+
+    /// Whether the process has exited and nothing was said yet.
+    fn is_due(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.borrow().is_some())
+    }
+
+    /// All is sent.
+    fn tell(&mut self) {
+        self.exit = None;
+        self.sent.take().map(|sent| sent.send(()));
+    }
+
+    /// Returns when the process has exited, once.
+    async fn exited(&mut self) {
+        if let Some(exit) = &mut self.exit
+            && exit.wait_for(Option::is_some).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
+/// What output is read from.
+enum Output {
+    Pipe(pipe::Receiver),
+    Terminal(Master),
+}
+
+impl Output {
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Output::Pipe(pipe) => pipe.try_read(buffer),
+            Output::Terminal(master) => master.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?)),
+        }
+    }
+
+    /// The same, whatever the event loop believes. Reading a terminal takes along what is still on its way through the kernel.
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(match self {
+            Output::Pipe(pipe) => rustix::io::read(pipe, &mut *buffer)?,
+            Output::Terminal(master) => rustix::io::read(master.get_ref(), &mut *buffer)?,
+        })
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Output::Pipe(pipe) => pipe.readable().await,
+            Output::Terminal(master) => master.readable().await.map(drop),
+        }
+    }
+}
+
 /// Container → host, until all writers have closed; then the host sees the end of the stream.
-pub async fn drain(mut container: pipe::Receiver, mut host: VsockStream) {
-    copy(&mut container, &mut host).await;
-    // Before the shutdown: a container that goes on writing gets EPIPE when the host is gone.
-    drop(container);
+pub async fn drain(container: pipe::Receiver, mut host: VsockStream, sent: Sent) {
+    copy(Output::Pipe(container), &mut host, sent).await;
     let _ = host.shutdown(Shutdown::Write);
     wait_for_peer(host);
 }
@@ -85,17 +151,34 @@ fn wait_for_peer(host: VsockStream) {
 /// How long a finished stream waits for the host to close it.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
 
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut VsockStream) {
+/// Closes its side of the container's output when it returns: a container that goes on writing gets EPIPE when the host is
+/// gone.
+async fn copy(from: Output, to: &mut (impl AsyncWrite + Unpin), mut sent: Sent) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
+        let read = match from.try_read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && sent.is_due() => from.read_now(&mut buffer),
+            read => read,
+        };
+        match read {
+            Ok(0) => return,
             Ok(n) => {
                 if let Err(error) = to.write_all(&buffer[..n]).await {
                     log::debug!("the host closed an output stream: {error}");
                     return;
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if sent.is_due() {
+                    sent.tell();
+                }
+                tokio::select! {
+                    readable = from.readable() => if readable.is_err() { return },
+                    () = sent.exited() => {}
+                }
+            }
+            // EIO: no slave of the terminal is open any more.
+            Err(_) => return,
         }
     }
 }
@@ -110,7 +193,7 @@ pub fn master(fd: OwnedFd) -> io::Result<Master> {
 }
 
 /// Both directions of a terminal; ends when the last process has closed the slave side.
-pub async fn terminal(master: Master, host: VsockStream) {
+pub async fn terminal(master: Master, host: VsockStream, sent: Sent) {
     let (mut from_host, mut to_host) = host.into_split();
     let input = tokio::spawn({
         let master = master.clone();
@@ -125,13 +208,7 @@ pub async fn terminal(master: Master, host: VsockStream) {
             from_host
         }
     });
-    let mut buffer = vec![0; BUFFER];
-    // EIO: no slave is open any more.
-    while let Ok(n @ 1..) = master.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer)?)).await {
-        if to_host.write_all(&buffer[..n]).await.is_err() {
-            break;
-        }
-    }
+    copy(Output::Terminal(master), &mut to_host, sent).await;
     let _ = to_host.shutdown().await;
     tokio::spawn(async move {
         let stop = input.abort_handle();
@@ -147,4 +224,64 @@ async fn write_master(master: &Master, mut bytes: &[u8]) -> io::Result<()> {
         bytes = &bytes[n..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn what_the_process_wrote_is_sent_before_it_is_said_so() {
+        block_on(async {
+            let (reader, inherited) = output().unwrap();
+            let (exited, exit) = watch::channel(None);
+            let (sender, mut sent) = oneshot::channel();
+            let (mut host, mut to_host) = tokio::io::duplex(BUFFER);
+            let task = tokio::spawn(async move {
+                copy(Output::Pipe(reader), &mut to_host, Sent::new(sender, Some(exit))).await;
+            });
+            rustix::io::write(&inherited.0, b"before").unwrap();
+            tokio::task::yield_now().await;
+            assert!(sent.try_recv().is_err(), "the process runs");
+            rustix::io::write(&inherited.0, b" its end").unwrap();
+            exited.send(Some(Exit { status: 0, signal: 0, at_ns: 0 })).unwrap();
+            (&mut sent).await.unwrap();
+            let mut buffer = [0; 100];
+            let n = host.read(&mut buffer).await.unwrap();
+            let mut got = buffer[..n].to_vec();
+            if got.len() < 14 {
+                let n = host.read(&mut buffer).await.unwrap();
+                got.extend(&buffer[..n]);
+            }
+            assert_eq!(got, b"before its end");
+            // One that it left running goes on writing.
+            rustix::io::write(&inherited.0, b"after").unwrap();
+            let n = host.read(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..n], b"after");
+            drop(inherited);
+            task.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn without_an_exit_only_the_end_counts() {
+        block_on(async {
+            let (reader, inherited) = output().unwrap();
+            let (sender, mut sent) = oneshot::channel::<()>();
+            let mut to_host = Vec::new();
+            rustix::io::write(&inherited.0, b"all").unwrap();
+            let writer = tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                drop(inherited);
+            });
+            copy(Output::Pipe(reader), &mut to_host, Sent::new(sender, None)).await;
+            writer.await.unwrap();
+            assert_eq!(to_host, b"all");
+            assert!(matches!(sent.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        });
+    }
 }

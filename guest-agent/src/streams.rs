@@ -12,7 +12,7 @@ use tokio::time::timeout;
 const WAIT: Duration = Duration::from_secs(STDIO_TIMEOUT_SECONDS);
 
 /// More connections than this may not wait to be claimed; further ones are closed.
-const MAX_UNCLAIMED: usize = 64;
+const MAX_UNCLAIMED: usize = 1024;
 
 /// A stream that a request names did not come.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Which side of a [`clone3`] the caller is.
@@ -46,6 +47,16 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> 
     // SAFETY: `args` lives across the call and has the size passed. No CLONE_VM and no stack: the child goes on with a
     // copy of the parent's stack, as after fork(2).
     let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) })?;
+    Ok(match Pid::from_raw(pid as i32) {
+        Some(pid) => Cloned::Parent(pid),
+        None => Cloned::Child,
+    })
+}
+
+/// fork(2), for where a seccomp profile may stand between us and clone3(2).
+pub fn fork() -> io::Result<Cloned> {
+    // SAFETY: as with `clone3`: there is one thread, so the child may run any code.
+    let pid = check(unsafe { libc::fork() } as c_long)?;
     Ok(match Pid::from_raw(pid as i32) {
         Some(pid) => Cloned::Parent(pid),
         None => Cloned::Child,
@@ -110,8 +121,13 @@ pub fn dup_onto(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
 
 /// Watches a descriptor that is in non-blocking mode.
 pub fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    async_fd_with(fd, Interest::READABLE | Interest::WRITABLE)
+}
+
+/// Watches a descriptor for this only.
+pub fn async_fd_with(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is one descriptor for as long as it lives, and AsyncFd gives no mutable access to it here.
-    Ok(unsafe { AsyncFd::register(fd) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// Sets every signal to its default action and empties the signal mask: for a child before it executes.
@@ -228,8 +244,13 @@ pub fn bpf_load_device(code: &[u64]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Attaches a device program to a cgroup; further ones must all allow an access for it to pass.
-pub fn bpf_attach_device(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+/// Attaches a device program to a cgroup, in the place of another if there is one; further ones must all allow an access for it to
+/// pass.
+pub fn bpf_attach_device(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    replaced: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     #[repr(C)]
     struct Attach {
         target_fd: u32,
@@ -241,12 +262,13 @@ pub fn bpf_attach_device(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io:
     const BPF_PROG_ATTACH: c_int = 8;
     const BPF_CGROUP_DEVICE: u32 = 6;
     const BPF_F_ALLOW_MULTI: u32 = 2;
+    const BPF_F_REPLACE: u32 = 4;
     let attach = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_bpf_fd: program.as_raw_fd() as u32,
         attach_type: BPF_CGROUP_DEVICE,
-        attach_flags: BPF_F_ALLOW_MULTI,
-        replace_bpf_fd: 0,
+        attach_flags: BPF_F_ALLOW_MULTI | if replaced.is_some() { BPF_F_REPLACE } else { 0 },
+        replace_bpf_fd: replaced.map_or(0, |fd| fd.as_raw_fd() as u32),
     };
     // SAFETY: `attach` has the layout of union bpf_attr for PROG_ATTACH.
     check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<Attach>()) }).map(drop)

@@ -35,6 +35,9 @@ impl Outcome {
     }
 }
 
+/// As long as any start takes, in the lab too.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A container that runs, with pipes to it.
 pub struct Running {
     /// The runtime's process.
@@ -44,6 +47,8 @@ pub struct Running {
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
     seen: Vec<String>,
+    /// How long a line may take to come.
+    pub patience: Duration,
 }
 
 impl Env {
@@ -107,12 +112,12 @@ impl Running {
             String::from_utf8_lossy(&bytes).into_owned()
         });
         let stdin = child.stdin.take();
-        Running { child, stdin, lines, stderr: Some(stderr), seen: Vec::new() }
+        Running { child, stdin, lines, stderr: Some(stderr), seen: Vec::new(), patience: PATIENCE }
     }
 
-    /// The next line of output; panics when none comes within the time that any start takes.
+    /// The next line of output; panics when none comes within [`patience`](Self::patience).
     pub fn line(&mut self) -> String {
-        match self.lines.recv_timeout(Duration::from_secs(120)) {
+        match self.lines.recv_timeout(self.patience) {
             Ok(line) => {
                 self.seen.push(line.clone());
                 line
@@ -181,7 +186,8 @@ impl Running {
 
 /// A shell in a container, fed command by command, while the host looks at the same files.
 pub struct Session {
-    running: Running,
+    /// The shell.
+    pub running: Running,
     /// The container's bundle.
     pub bundle: Bundle,
     count: u32,

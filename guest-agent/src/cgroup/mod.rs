@@ -1,23 +1,43 @@
 //! The container's cgroup (v2): its place, its limits, its end.
 
-mod convert;
 mod device_program;
 mod path;
 mod resources;
+mod stats;
+mod update;
+mod watch;
 
 use agent_protocol::Plain;
+use agent_protocol::cgroup as convert;
+use agent_protocol::stats::Stats;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use oci_spec::runtime::Linux;
+use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxResources};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal};
 
 use crate::sys;
+use watch::EventFile;
 
 /// Where the agent mounts the hierarchy.
 pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// The container may make cgroups below its own; deeper ones are left alone.
+const MAX_DEPTH: usize = 64;
+
+/// More cgroups below the container's are not looked into.
+const MAX_BELOW: usize = 10_000;
+
+/// Processes freeze when they next leave the kernel; one in uninterruptible sleep may be long in coming.
+const FREEZE_TIME: Duration = Duration::from_secs(10);
+
+/// Killed processes give their memory back first.
+const EMPTY_TIME: Duration = Duration::from_secs(10);
 
 /// A cgroup that could not be made as asked.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +46,7 @@ pub enum Error {
     #[error("config.json: linux.cgroupsPath: {0}")]
     Path(&'static str),
     /// A value that the guest's cgroups do not have.
-    #[error("config.json: linux.resources.{field}: {problem}")]
+    #[error("linux.resources.{field}: {problem}")]
     Resource {
         /// As in the specification.
         field: String,
@@ -51,14 +71,27 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A cgroup below the container's.
+    #[error("cannot open the container's cgroup {path:?}: {}", Plain(source))]
+    Open {
+        /// Below the container's.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Not all processes could be frozen.
+    #[error("cannot freeze the container: {}", Plain(.0))]
+    Freeze(io::Error),
     /// The program that decides over devices.
-    #[error("cannot apply config.json's linux.resources.devices: {}", Plain(.0))]
+    #[error("cannot apply linux.resources.devices: {}", Plain(.0))]
     Devices(io::Error),
 }
 
 /// A cgroup that holds one container.
 pub struct Cgroup {
     path: PathBuf,
+    /// The program that decides over devices.
+    devices: Mutex<Option<OwnedFd>>,
 }
 
 impl Cgroup {
@@ -77,8 +110,8 @@ impl Cgroup {
         create_dir(&path).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
-        let cgroup = Cgroup { path };
-        match cgroup.limit(linux, fd.as_fd()) {
+        let cgroup = Cgroup { path, devices: Mutex::new(None) };
+        match cgroup.limit(linux.and_then(|l| l.resources().as_ref()), fd.as_fd()) {
             Ok(()) => Ok((cgroup, fd)),
             Err(error) => {
                 cgroup.remove();
@@ -87,14 +120,35 @@ impl Cgroup {
         }
     }
 
-    fn limit(&self, linux: Option<&Linux>, fd: BorrowedFd<'_>) -> Result<(), Error> {
-        let resources = linux.and_then(|l| l.resources().as_ref());
-        for (file, value) in resources.map(resources::settings).transpose()?.unwrap_or_default() {
-            self.write(&file, &value)?;
+    fn limit(&self, resources: Option<&LinuxResources>, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        if let Some(resources) = resources {
+            self.apply(resources)?;
         }
-        let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
-        let program = sys::bpf_load_device(&device_program::generate(devices)).map_err(Error::Devices)?;
-        sys::bpf_attach_device(program.as_fd(), fd).map_err(Error::Devices)
+        self.decide_devices(resources.and_then(|r| r.devices().as_deref()).unwrap_or_default(), fd)
+    }
+
+    fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
+        let mut refused = Vec::new();
+        for (file, value) in resources::settings(resources, &update::guest())? {
+            // The guest's kernel has weights only with some schedulers of block devices, of which it may have none.
+            if file == "io.weight" && !self.path.join(&file).exists() {
+                continue;
+            }
+            if self.write(&file, &value).is_err() {
+                refused.push((file, value));
+            }
+        }
+        // Some limits have to be below others that came after them: those are right now.
+        refused.iter().try_for_each(|(file, value)| self.write(file, value))
+    }
+
+    /// Puts the rules in force, and those before them out of it, in one step.
+    fn decide_devices(&self, rules: &[LinuxDeviceCgroup], fd: BorrowedFd<'_>) -> Result<(), Error> {
+        let program = sys::bpf_load_device(&device_program::generate(rules)).map_err(Error::Devices)?;
+        let mut current = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        sys::bpf_attach_device(program.as_fd(), fd, current.as_ref().map(|p| p.as_fd())).map_err(Error::Devices)?;
+        *current = Some(program);
+        Ok(())
     }
 
     fn write(&self, file: &str, value: &str) -> Result<(), Error> {
@@ -116,20 +170,110 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
-    /// Sends a signal to every process in it.
-    pub fn signal(&self, signal: rustix::process::Signal) -> io::Result<()> {
-        for pid in fs::read_to_string(self.path.join("cgroup.procs"))?.lines() {
-            if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, signal); // it may have ended meanwhile
-            }
+    /// Sends a signal to every process in it and below.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        for pid in self.processes(usize::MAX)? {
+            let _ = rustix::process::kill_process(pid, signal); // it may have ended meanwhile
         }
         Ok(())
     }
 
-    /// Whether the kernel has killed one of its processes for want of memory.
-    pub fn oom_killed(&self) -> bool {
+    /// The processes in it and below, but not many more than `most`.
+    pub fn processes(&self, most: usize) -> io::Result<Vec<Pid>> {
+        let mut pids = Vec::new();
+        let mut left = vec![(self.path.clone(), 0)];
+        let mut seen = 0;
+        while let Some((path, depth)) = left.pop() {
+            seen += 1;
+            if seen > MAX_BELOW {
+                break;
+            }
+            match fs::read_to_string(path.join("cgroup.procs")) {
+                Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse().ok().and_then(Pid::from_raw))),
+                Err(error) if depth == 0 => return Err(error),
+                Err(_) => continue, // it has just been removed, or it is one of threads
+            }
+            if pids.len() >= most {
+                break;
+            }
+            let below = fs::read_dir(&path).into_iter().flatten().flatten();
+            let dirs = below.filter(|e| depth < MAX_DEPTH && e.file_type().is_ok_and(|t| t.is_dir()));
+            left.extend(dirs.map(|e| (e.path(), depth + 1)));
+        }
+        Ok(pids)
+    }
+
+    /// A cgroup below this one, or itself, for CLONE_INTO_CGROUP.
+    pub fn open(&self, below: &str) -> Result<OwnedFd, Error> {
+        let path = path::below(&self.path, below)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| Error::Open { path: below.into(), source: e.into() })
+    }
+
+    /// The cgroup where a process of the container is now, which the container may have moved down.
+    pub fn open_of(&self, pid: Pid) -> Result<OwnedFd, Error> {
+        let failed = |source| Error::Open { path: PathBuf::new(), source };
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_pid())).map_err(failed)?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        let below = Path::new(ROOT).join(path);
+        let below = below.strip_prefix(&self.path).map_err(|_| failed(io::ErrorKind::NotFound.into()))?;
+        self.open(&below.to_string_lossy())
+    }
+
+    /// What it uses.
+    pub fn stats(&self) -> Stats {
+        stats::read(&self.path)
+    }
+
+    /// Whether it is frozen, or about to be.
+    pub fn freezing(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|text| text.trim_end() == "1")
+    }
+
+    /// Freezes all processes; returns when they are frozen.
+    pub async fn freeze(&self) -> Result<(), Error> {
+        self.write("cgroup.freeze", "1")?;
+        match self.event("frozen", 1, FREEZE_TIME).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let _ = self.thaw();
+                Err(Error::Freeze(error))
+            }
+        }
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> Result<(), Error> {
+        self.write("cgroup.freeze", "0")
+    }
+
+    /// Waits until its processes, which have been killed, are gone.
+    pub async fn emptied(&self) {
+        if let Err(error) = self.event("populated", 0, EMPTY_TIME).await {
+            log::warn!("the cgroup {} is not empty: {error}", self.path.display());
+        }
+    }
+
+    async fn event(&self, key: &str, value: u64, most: Duration) -> io::Result<()> {
+        let mut events = EventFile::open(&self.path.join("cgroup.events"))?;
+        let changed = async {
+            while count(&events.read()?, key) != value {
+                events.changed().await?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(most, changed).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// To wait for the next one of them.
+    pub fn oom_kills(&self) -> io::Result<OomKills> {
+        Ok(OomKills(EventFile::open(&self.path.join("memory.events"))?))
+    }
+
+    /// How many of its processes the kernel has killed for want of memory.
+    pub fn oom_killed(&self) -> u64 {
         let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
-        count(&events, "oom_kill") > 0
+        count(&events, "oom_kill")
     }
 
     /// Whether a process is in it, or in one below.
@@ -144,9 +288,35 @@ impl Cgroup {
     }
 }
 
+/// Counts the OOM killer's victims.
+pub struct OomKills(EventFile);
+
+impl OomKills {
+    /// Their number, once it is more than `seen`.
+    pub async fn more_than(&mut self, seen: u64) -> io::Result<u64> {
+        loop {
+            let killed = count(&self.0.read()?, "oom_kill");
+            if killed > seen {
+                return Ok(killed);
+            }
+            self.0.changed().await?;
+        }
+    }
+}
+
+/// What an update does with its JSON before it changes anything.
+#[cfg(test)]
+pub fn check_resources(json: &[u8]) {
+    if let Ok(resources) = serde_json::from_slice::<LinuxResources>(json) {
+        let _ = resources::settings(&resources, &update::guest());
+        let rules = resources.devices().as_deref().unwrap_or_default();
+        assert!(!device_program::generate(rules).is_empty());
+    }
+}
+
 fn remove_tree(path: &Path, depth: usize) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if depth < 64 && entry.file_type().is_ok_and(|t| t.is_dir()) {
+        if depth < MAX_DEPTH && entry.file_type().is_ok_and(|t| t.is_dir()) {
             remove_tree(&entry.path(), depth + 1);
         }
     }

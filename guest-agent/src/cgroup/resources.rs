@@ -1,8 +1,12 @@
 //! linux.resources as writes to cgroup v2 files.
+//!
+//! What only cgroup v1 has (kernel memory, swappiness, the OOM killer's switch, realtime CPU, leaf weights, network classes) is
+//! left out, as runc does on cgroup v2. Numbers of CPUs, memory nodes and block devices are the host's: see [`Guest`].
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
 use super::{Error, convert};
+use crate::process::affinity;
 
 /// File and value, in the order to write them.
 pub type Settings = Vec<(String, String)>;
@@ -11,32 +15,35 @@ fn refuse<T>(field: &str, problem: &str) -> Result<T, Error> {
     Err(Error::Resource { field: field.to_owned(), problem: problem.to_owned() })
 }
 
-const V1_ONLY: &str = "cgroup v2, which the guest has, knows no such limit";
+/// What of the host's hardware the guest has.
+pub struct Guest {
+    /// CPUs, from 0 on.
+    pub cpus: usize,
+    /// Whether there is a block device with these numbers. Limits of others are the host's to apply.
+    pub has_device: fn(&str) -> bool,
+}
 
 /// Everything but the device rules.
-pub fn settings(resources: &LinuxResources) -> Result<Settings, Error> {
+pub fn settings(resources: &LinuxResources, guest: &Guest) -> Result<Settings, Error> {
     let mut out = Settings::new();
     resources.memory().as_ref().map_or(Ok(()), |m| memory(m, &mut out))?;
-    resources.cpu().as_ref().map_or(Ok(()), |c| cpu(c, &mut out))?;
+    resources.cpu().as_ref().map_or(Ok(()), |c| cpu(c, guest, &mut out))?;
     match resources.pids().map_or(0, |p| p.limit()) {
         0 => {}
         limit => set(&mut out, "pids.max", convert::limit(limit)),
     }
-    resources.block_io().as_ref().map_or(Ok(()), |b| block_io(b, &mut out))?;
+    if let Some(io) = resources.block_io() {
+        block_io(io, guest, &mut out);
+    }
     for limit in resources.hugepage_limits().iter().flatten() {
         hugepages(limit, &mut out)?;
-    }
-    if let Some(network) = resources.network()
-        && (network.class_id().is_some_and(|c| c != 0) || network.priorities().as_ref().is_some_and(|p| !p.is_empty()))
-    {
-        return refuse("network", V1_ONLY);
     }
     for (device, limit) in resources.rdma().iter().flatten() {
         let value = |v: Option<u32>| v.map_or("max".to_owned(), |v| v.to_string());
         let (handles, objects) = (value(limit.hca_handles()), value(limit.hca_objects()));
         set(&mut out, "rdma.max", format!("{device} hca_handle={handles} hca_object={objects}"));
     }
-    unified(resources, &mut out)?;
+    unified(resources, guest, &mut out)?;
     Ok(out)
 }
 
@@ -44,27 +51,14 @@ fn set(out: &mut Settings, file: &str, value: impl ToString) {
     out.push((file.to_owned(), value.to_string()));
 }
 
-#[allow(deprecated)] // to refuse the fields that the specification has given up
 fn memory(memory: &LinuxMemory, out: &mut Settings) -> Result<(), Error> {
-    for (field, value) in [("memory.kernel", memory.kernel()), ("memory.kernelTCP", memory.kernel_tcp())] {
-        if value.is_some_and(|v| v > 0) {
-            return refuse(field, V1_ONLY);
-        }
-    }
-    if memory.swappiness().is_some() {
-        return refuse("memory.swappiness", V1_ONLY);
-    }
-    if memory.disable_oom_killer() == Some(true) {
-        return refuse("memory.disableOOMKiller", V1_ONLY);
-    }
-    // useHierarchy: v2 always does. checkBeforeUpdate: there is no usage before the first process.
-    if let Some(limit) = memory.limit().filter(|l| *l != 0) {
-        set(out, "memory.max", convert::limit(limit));
-    }
     match convert::swap(memory.limit(), memory.swap().unwrap_or(0)) {
         Ok(Some(value)) => set(out, "memory.swap.max", value),
         Ok(None) => {}
         Err(problem) => return refuse("memory.swap", problem),
+    }
+    if let Some(limit) = memory.limit().filter(|l| *l != 0) {
+        set(out, "memory.max", convert::limit(limit));
     }
     if let Some(low) = memory.reservation().filter(|r| *r != 0) {
         set(out, "memory.low", convert::limit(low));
@@ -72,10 +66,7 @@ fn memory(memory: &LinuxMemory, out: &mut Settings) -> Result<(), Error> {
     Ok(())
 }
 
-fn cpu(cpu: &LinuxCpu, out: &mut Settings) -> Result<(), Error> {
-    if cpu.realtime_runtime().is_some_and(|v| v != 0) || cpu.realtime_period().is_some_and(|v| v != 0) {
-        return refuse("cpu.realtimeRuntime", V1_ONLY);
-    }
+fn cpu(cpu: &LinuxCpu, guest: &Guest, out: &mut Settings) -> Result<(), Error> {
     if let Some(idle) = cpu.idle() {
         set(out, "cpu.idle", idle);
     }
@@ -93,41 +84,52 @@ fn cpu(cpu: &LinuxCpu, out: &mut Settings) -> Result<(), Error> {
         set(out, "cpu.max.burst", burst);
     }
     if let Some(cpus) = cpu.cpus().as_deref().filter(|c| !c.is_empty()) {
-        set(out, "cpuset.cpus", cpus);
+        set(out, "cpuset.cpus", cpu_list("cpu.cpus", cpus, guest)?);
     }
     if let Some(mems) = cpu.mems().as_deref().filter(|m| !m.is_empty()) {
-        set(out, "cpuset.mems", mems);
+        set(out, "cpuset.mems", memory_nodes("cpu.mems", mems)?);
     }
     Ok(())
 }
 
-fn block_io(io: &LinuxBlockIo, out: &mut Settings) -> Result<(), Error> {
-    if io.leaf_weight().is_some_and(|w| w != 0) {
-        return refuse("blockIO.leafWeight", V1_ONLY);
+fn cpu_list(field: &str, text: &str, guest: &Guest) -> Result<String, Error> {
+    match affinity::parse(text) {
+        Ok(cpus) => {
+            let cpus = affinity::translate(&cpus, guest.cpus);
+            Ok(cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(","))
+        }
+        Err(problem) => refuse(field, &problem),
     }
+}
+
+/// The guest has one node, whichever it is on the host.
+fn memory_nodes(field: &str, text: &str) -> Result<&'static str, Error> {
+    affinity::parse(text).map(|_| "0").or_else(|problem| refuse(field, &problem))
+}
+
+fn block_io(io: &LinuxBlockIo, guest: &Guest, out: &mut Settings) {
     if let Some(weight) = io.weight().filter(|w| *w != 0) {
         set(out, "io.weight", format!("default {}", convert::io_weight(weight)));
     }
     for device in io.weight_device().iter().flatten() {
-        if device.leaf_weight().is_some_and(|w| w != 0) {
-            return refuse("blockIO.weightDevice.leafWeight", V1_ONLY);
-        }
-        if let Some(weight) = device.weight().filter(|w| *w != 0) {
-            let (major, minor) = (device.major(), device.minor());
-            set(out, "io.weight", format!("{major}:{minor} {}", convert::io_weight(weight)));
+        let name = format!("{}:{}", device.major(), device.minor());
+        if let Some(weight) = device.weight().filter(|w| *w != 0 && (guest.has_device)(&name)) {
+            set(out, "io.weight", format!("{name} {}", convert::io_weight(weight)));
         }
     }
     let mut throttle = |key: &str, devices: &Option<Vec<LinuxThrottleDevice>>| {
         for device in devices.iter().flatten() {
+            let name = format!("{}:{}", device.major(), device.minor());
             let rate = if device.rate() == 0 { "max".to_owned() } else { device.rate().to_string() };
-            set(out, "io.max", format!("{}:{} {key}={rate}", device.major(), device.minor()));
+            if (guest.has_device)(&name) {
+                set(out, "io.max", format!("{name} {key}={rate}"));
+            }
         }
     };
     throttle("rbps", io.throttle_read_bps_device());
     throttle("wbps", io.throttle_write_bps_device());
     throttle("riops", io.throttle_read_iops_device());
     throttle("wiops", io.throttle_write_iops_device());
-    Ok(())
 }
 
 fn hugepages(limit: &LinuxHugepageLimit, out: &mut Settings) -> Result<(), Error> {
@@ -139,7 +141,7 @@ fn hugepages(limit: &LinuxHugepageLimit, out: &mut Settings) -> Result<(), Error
     Ok(())
 }
 
-fn unified(resources: &LinuxResources, out: &mut Settings) -> Result<(), Error> {
+fn unified(resources: &LinuxResources, guest: &Guest, out: &mut Settings) -> Result<(), Error> {
     let mut entries: Vec<_> = resources.unified().iter().flatten().collect();
     entries.sort();
     for (file, value) in entries {
@@ -149,7 +151,13 @@ fn unified(resources: &LinuxResources, out: &mut Settings) -> Result<(), Error> 
             return refuse("unified", &format!("{file:?} is not the file of a limit"));
         }
         for line in value.lines() {
-            set(out, file, line);
+            let device = line.split_ascii_whitespace().next().filter(|word| word.contains(':'));
+            match file.as_str() {
+                "cpuset.cpus" => set(out, file, cpu_list("unified", line, guest)?),
+                "cpuset.mems" => set(out, file, memory_nodes("unified", line)?),
+                _ if file.starts_with("io.") && device.is_some_and(|d| !(guest.has_device)(d)) => {}
+                _ => set(out, file, line),
+            }
         }
     }
     Ok(())

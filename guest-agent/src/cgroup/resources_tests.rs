@@ -1,31 +1,48 @@
 use super::*;
 
+const GUEST: Guest = Guest { cpus: 2, has_device: |name| name.starts_with("8:") };
+
 fn settings_of(json: &str) -> Result<Vec<String>, String> {
     let resources: LinuxResources = serde_json::from_str(json).unwrap();
-    let settings = settings(&resources).map_err(|e| e.to_string())?;
+    let settings = settings(&resources, &GUEST).map_err(|e| e.to_string())?;
     Ok(settings.into_iter().map(|(file, value)| format!("{file}={value}")).collect())
 }
 
 #[test]
 fn memory_and_swap() {
     let set = settings_of(r#"{"memory":{"limit":1000,"swap":1500,"reservation":500}}"#).unwrap();
-    assert_eq!(set, ["memory.max=1000", "memory.swap.max=500", "memory.low=500"]);
-    assert_eq!(settings_of(r#"{"memory":{"limit":-1}}"#).unwrap(), ["memory.max=max"]);
-    assert!(settings_of(r#"{"memory":{"kernel":1}}"#).unwrap_err().contains("memory.kernel"));
-    assert!(settings_of(r#"{"memory":{"swappiness":60}}"#).is_err());
-    assert!(settings_of(r#"{"memory":{"disableOOMKiller":true}}"#).is_err());
-    assert_eq!(settings_of(r#"{"memory":{"disableOOMKiller":false}}"#).unwrap(), [""; 0]);
+    assert_eq!(set, ["memory.swap.max=500", "memory.max=1000", "memory.low=500"]);
+    assert_eq!(settings_of(r#"{"memory":{"limit":-1}}"#).unwrap(), ["memory.swap.max=max", "memory.max=max"]);
+    assert!(settings_of(r#"{"memory":{"swap":100}}"#).unwrap_err().contains("memory.swap"));
+}
+
+#[test]
+fn what_only_v1_has_is_left_out() {
+    let json = r#"{"memory":{"kernel":1,"kernelTCP":1,"swappiness":60,"disableOOMKiller":true,"useHierarchy":true},
+        "cpu":{"realtimeRuntime":1,"realtimePeriod":1},"network":{"classID":5,"priorities":[{"name":"eth0","priority":1}]},
+        "blockIO":{"leafWeight":10}}"#;
+    assert_eq!(settings_of(json).unwrap(), [""; 0]);
+}
+
+#[test]
+fn host_numbers_become_the_guests() {
+    let set = settings_of(r#"{"cpu":{"cpus":"6-9","mems":"1"},"unified":{"cpuset.cpus":"1"}}"#).unwrap();
+    assert_eq!(set, ["cpuset.cpus=0,1", "cpuset.mems=0", "cpuset.cpus=1"]);
+    assert!(settings_of(r#"{"cpu":{"cpus":"x"}}"#).unwrap_err().contains("cpu.cpus"));
+    assert!(settings_of(r#"{"cpu":{"mems":"-"}}"#).unwrap_err().contains("cpu.mems"));
+    let json = r#"{"blockIO":{"throttleReadBpsDevice":[{"major":259,"minor":0,"rate":10}],
+        "weightDevice":[{"major":259,"minor":0,"weight":10}]},"unified":{"io.max":"259:0 rbps=1"}}"#;
+    assert_eq!(settings_of(json).unwrap(), [""; 0]);
 }
 
 #[test]
 fn cpu_time_and_cpus() {
     let set =
         settings_of(r#"{"cpu":{"shares":1024,"quota":50000,"period":100000,"burst":1000,"cpus":"0-1","mems":"0"}}"#);
-    let expected = ["cpu.weight=39", "cpu.max=50000 100000", "cpu.max.burst=1000", "cpuset.cpus=0-1", "cpuset.mems=0"];
+    let expected = ["cpu.weight=39", "cpu.max=50000 100000", "cpu.max.burst=1000", "cpuset.cpus=0,1", "cpuset.mems=0"];
     assert_eq!(set.unwrap(), expected);
     assert_eq!(settings_of(r#"{"cpu":{"quota":-1}}"#).unwrap(), ["cpu.max=max 100000"]);
     assert_eq!(settings_of(r#"{"cpu":{"idle":1,"shares":2}}"#).unwrap(), ["cpu.idle=1"]);
-    assert!(settings_of(r#"{"cpu":{"realtimeRuntime":1}}"#).is_err());
 }
 
 #[test]
@@ -53,5 +70,10 @@ fn files_that_are_no_limits_are_refused() {
         assert!(settings_of(&json).unwrap_err().contains("unified"), "{file}");
     }
     assert!(settings_of(r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#).is_err());
-    assert!(settings_of(r#"{"network":{"classID":5}}"#).is_err());
+}
+
+#[test]
+fn rdma_limits() {
+    let set = settings_of(r#"{"rdma":{"mlx5_0":{"hcaHandles":3,"hcaObjects":7}}}"#).unwrap();
+    assert_eq!(set, ["rdma.max=mlx5_0 hca_handle=3 hca_object=7"]);
 }

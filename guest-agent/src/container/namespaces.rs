@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::Linux;
+use rustix::process::Pid;
 
 use super::{Error, step};
 use crate::spec::Namespaces;
@@ -12,6 +13,18 @@ use crate::{boot, sys};
 
 /// Namespaces that exist and are to be joined, opened while their paths can be reached.
 pub struct Joined(pub Vec<(i32, OwnedFd)>);
+
+/// In an order in which the agent, as root of the guest, may join them: the user namespace takes that right away.
+const KINDS: [(i32, &str); 8] = [
+    (libc::CLONE_NEWIPC, "ipc"),
+    (libc::CLONE_NEWUTS, "uts"),
+    (libc::CLONE_NEWNET, "net"),
+    (libc::CLONE_NEWPID, "pid"),
+    (libc::CLONE_NEWTIME, "time"),
+    (libc::CLONE_NEWCGROUP, "cgroup"),
+    (libc::CLONE_NEWNS, "mnt"),
+    (libc::CLONE_NEWUSER, "user"),
+];
 
 impl Joined {
     /// Opens all of them.
@@ -24,6 +37,29 @@ impl Joined {
         // The user namespace first: it decides what may be done to the others.
         opened.sort_by_key(|(flag, _)| *flag != libc::CLONE_NEWUSER);
         Ok(Joined(opened))
+    }
+
+    /// All in which a process is, and the agent is not.
+    pub fn of_process(pid: Pid) -> Result<Joined, Error> {
+        let mut opened = Vec::new();
+        for (flag, name) in KINDS {
+            let file = |of: &str| {
+                let path = format!("/proc/{of}/ns/{name}");
+                let file = File::open(&path).map_err(step::<io::Error>(format!("open {path}")))?;
+                let id = rustix::fs::fstat(&file).map_err(step(format!("open {path}")))?.st_ino;
+                Ok::<_, Error>((file, id))
+            };
+            let ((theirs, id), (_, own)) = (file(&pid.as_raw_pid().to_string())?, file("self")?);
+            if id != own {
+                opened.push((flag, OwnedFd::from(theirs)));
+            }
+        }
+        Ok(Joined(opened))
+    }
+
+    /// Whether one of this kind is to be joined.
+    pub fn has(&self, flag: i32) -> bool {
+        self.get(flag).is_some()
     }
 
     fn get(&self, flag: i32) -> Option<&OwnedFd> {
@@ -61,7 +97,7 @@ pub fn clone(
         None => None,
     };
     let flags = clone_flags(namespaces) as u64;
-    let cloned = sys::clone3(flags, Some(cgroup)).map_err(step("create the container's process"))?;
+    let cloned = sys::clone3(flags, Some(cgroup)).map_err(step("create the process"))?;
     if matches!(cloned, sys::Cloned::Child) {
         // The way back is the parent's.
         std::mem::forget((_pid, _time));

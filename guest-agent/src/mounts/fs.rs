@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
 use super::Error;
 use super::resolve::{Kind, Root, proc_path};
@@ -20,12 +20,17 @@ pub struct Context<'a> {
     pub own_cgroup_namespace: bool,
     /// The container's cgroup in the guest.
     pub cgroup: &'a Path,
+    /// Copies of the sources of id-mapped mounts, by their place in the list.
+    pub id_mapped: &'a [Option<OwnedFd>],
 }
 
 /// Makes one mount. Gives back the path where a `/dev` that is to be read-only was left writable, for the devices.
-pub fn mount(plan: &MountPlan, context: &Context<'_>) -> Result<(), Error> {
+pub fn mount(index: usize, plan: &MountPlan, context: &Context<'_>) -> Result<(), Error> {
+    if plan.options.remount {
+        return remount(plan, context.root);
+    }
     if plan.options.bind || plan.fs_type == "bind" {
-        return bind(plan, context.root);
+        return bind(plan, context.root, context.id_mapped.get(index).and_then(Option::as_ref));
     }
     match plan.fs_type.as_str() {
         "cgroup" | "cgroup2" => cgroup(plan, context),
@@ -93,16 +98,32 @@ fn after(plan: &MountPlan, mounted: OwnedFd, bind: bool) -> Result<(), Error> {
     Ok(())
 }
 
-fn bind(plan: &MountPlan, root: &Root) -> Result<(), Error> {
+/// mount(2) with MS_REMOUNT: of the file system, or with `bind` of the one mount, whose flags all become those given.
+fn remount(plan: &MountPlan, root: &Root) -> Result<(), Error> {
+    let failed = |e: io::Error| plan_error(plan, e);
+    let mounted = root.get(&plan.destination).map_err(failed)?;
+    refuse_inside_proc(root, &mounted, true)?;
+    let bind = if plan.options.bind || plan.fs_type == "bind" { MountFlags::BIND } else { MountFlags::empty() };
+    let data = plan.options.data.join(",");
+    rustix::mount::mount_remount(proc_path(mounted.as_fd()), plan.options.flags | bind, data)
+        .map_err(|e| failed(e.into()))?;
+    after(plan, mounted, false)
+}
+
+fn bind(plan: &MountPlan, root: &Root, id_mapped: Option<&OwnedFd>) -> Result<(), Error> {
     let failed =
         |error: io::Error| Error::Bind { source_path: plan.source.clone(), target: plan.destination.clone(), error };
     let kind = if std::fs::metadata(&plan.source).map_err(failed)?.is_dir() { Kind::Directory } else { Kind::File };
     let target = target(root, &plan.destination, kind)?;
     refuse_inside_proc(root, &target, is_procfs(&plan.source))?;
     let at = proc_path(target.as_fd());
-    let bound = match plan.options.recursive {
-        true => rustix::mount::mount_bind_recursive(&plan.source, at),
-        false => rustix::mount::mount_bind(&plan.source, at),
+    let bound = match (id_mapped, plan.options.recursive) {
+        (Some(tree), _) => {
+            let by_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            rustix::mount::move_mount(tree, "", &target, "", by_fd)
+        }
+        (None, true) => rustix::mount::mount_bind_recursive(&plan.source, at),
+        (None, false) => rustix::mount::mount_bind(&plan.source, at),
     };
     bound.map_err(|e| failed(e.into()))?;
     let mounted = root.get(&plan.destination).map_err(failed)?;

@@ -2,6 +2,7 @@
 
 pub mod devices;
 pub mod fs;
+pub mod id_map;
 pub mod options;
 pub mod resolve;
 pub mod rootfs;
@@ -35,6 +36,21 @@ pub enum Error {
         /// The kernel's answer.
         error: io::Error,
     },
+    /// An id-mapped mount.
+    #[error(
+        "mounts[{index}].uidMappings: cannot map the ids of the mount {target:?} (from {source_path:?}): {}",
+        id_map_problem(error)
+    )]
+    IdMap {
+        /// Position in the list.
+        index: usize,
+        /// What.
+        source_path: PathBuf,
+        /// Where, inside the container.
+        target: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
     /// A path inside the container that could not be made or opened.
     #[error("cannot {action} {path:?} in the container's root: {}", Plain(error))]
     Path {
@@ -56,4 +72,12 @@ pub enum Error {
         /// The kernel's answer.
         error: io::Error,
     },
+}
+
+/// The kernel says "invalid argument" of a file system that cannot do it.
+fn id_map_problem(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => "its file system has no id-mapped mounts in the guest".to_owned(),
+        _ => Plain(error).to_string(),
+    }
 }

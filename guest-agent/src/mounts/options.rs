@@ -7,9 +7,6 @@ use crate::sys::MountAttr;
 /// An option that means nothing, or does not work here.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
-    /// Refused by name.
-    #[error("options: {0:?} is not supported in the guest")]
-    Unsupported(String),
     /// A C string cannot hold it.
     #[error("options: {0:?} contains a zero byte")]
     ZeroByte(String),
@@ -30,6 +27,10 @@ pub struct MountOptions {
     pub bind: bool,
     /// `rbind`.
     pub recursive: bool,
+    /// Change what is mounted there already.
+    pub remount: bool,
+    /// Map the ids of the files: with the mounts below, or without.
+    pub id_map: Option<bool>,
     /// Fill a tmpfs with what it hides.
     pub copy_up: bool,
     /// All the rest, for the file system.
@@ -45,6 +46,8 @@ impl Default for MountOptions {
             propagation: Vec::new(),
             bind: false,
             recursive: false,
+            remount: false,
+            id_map: None,
             copy_up: false,
             data: Vec::new(),
         }
@@ -96,6 +99,9 @@ fn flag(name: &str) -> Option<Flag> {
     }
 }
 
+const POSIXACL: MountFlags = MountFlags::from_bits_retain(1 << 16);
+const I_VERSION: MountFlags = MountFlags::from_bits_retain(1 << 23);
+
 /// Flags of the file system itself, which an existing mount does not have.
 fn fs_flag(name: &str) -> Option<(MountFlags, bool)> {
     Some(match name {
@@ -106,10 +112,12 @@ fn fs_flag(name: &str) -> Option<(MountFlags, bool)> {
         "nomand" => (MountFlags::PERMIT_MANDATORY_FILE_LOCKING, false),
         "lazytime" => (MountFlags::LAZYTIME, true),
         "nolazytime" => (MountFlags::LAZYTIME, false),
+        "acl" => (POSIXACL, true),
+        "noacl" => (POSIXACL, false),
         "silent" => (MountFlags::SILENT, true),
         "loud" => (MountFlags::SILENT, false),
-        "iversion" => (MountFlags::from_bits_retain(1 << 23), true),
-        "noiversion" => (MountFlags::from_bits_retain(1 << 23), false),
+        "iversion" => (I_VERSION, true),
+        "noiversion" => (I_VERSION, false),
         _ => return None,
     })
 }
@@ -165,7 +173,9 @@ fn other(name: &str, options: &mut MountOptions) -> Result<(), Error> {
         "rbind" => (options.bind, options.recursive) = (true, true),
         "tmpcopyup" => options.copy_up = true,
         "defaults" | "" => {}
-        "idmap" | "ridmap" | "remount" | "acl" | "noacl" => return Err(Error::Unsupported(name.to_owned())),
+        "remount" => options.remount = true,
+        "idmap" => options.id_map = Some(false),
+        "ridmap" => options.id_map = Some(true),
         _ if name.contains('\0') => return Err(Error::ZeroByte(name.to_owned())),
         _ => options.data.push(name.to_owned()),
     }

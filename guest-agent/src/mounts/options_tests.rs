@@ -53,7 +53,9 @@ fn propagation_and_relatime_are_not_mistaken() {
 }
 
 #[test]
-fn what_does_not_work_is_refused() {
-    assert_eq!(parse(&["idmap".into()]), Err(Error::Unsupported("idmap".into())));
+fn options_of_ours_are_no_data() {
+    let options = parsed("remount,ridmap,tmpcopyup,acl,noacl");
+    assert!(options.remount && options.copy_up && options.data.is_empty());
+    assert_eq!((options.id_map, options.flags), (Some(true), MountFlags::empty()));
     assert!(matches!(parse(&["a\0b".into()]), Err(Error::ZeroByte(_))));
 }

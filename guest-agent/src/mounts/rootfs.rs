@@ -1,7 +1,7 @@
 //! The container's root, from the empty mount namespace to the finished tree.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -18,41 +18,50 @@ fn step<T, E: Into<io::Error>>(step: &'static str, result: Result<T, E>) -> Resu
     result.map_err(|e| Error::Step { step, error: e.into() })
 }
 
-/// Mounts everything below root.path and makes it the root directory.
-pub fn enter(plan: &Plan, cgroup: &Path) -> Result<(), Error> {
+fn propagation(plan: &Plan) -> Result<Option<MountPropagationFlags>, Error> {
+    let given = plan.spec.linux().as_ref().and_then(|l| l.rootfs_propagation().as_deref()).filter(|p| !p.is_empty());
+    match given.map(options::root_propagation) {
+        Some(None) => step("apply linux.rootfsPropagation", Err(Errno::INVAL)),
+        other => Ok(other.flatten()),
+    }
+}
+
+/// Mounts everything below root.path.
+pub fn build(plan: &Plan, cgroup: &Path, id_mapped: &[Option<OwnedFd>]) -> Result<Root, Error> {
     let linux = plan.spec.linux().as_ref();
-    let given = linux.and_then(|l| l.rootfs_propagation().as_deref()).filter(|p| !p.is_empty());
-    let propagation = match given {
-        Some(name) => match options::root_propagation(name) {
-            Some(flags) => Some(flags),
-            None => return step("apply linux.rootfsPropagation", Err(Errno::INVAL)),
-        },
-        None => None,
-    };
-    // Nothing the container mounts may reach the guest's namespace, unless asked for.
-    let outward = propagation.unwrap_or(MountPropagationFlags::DOWNSTREAM) | MountPropagationFlags::REC;
+    propagation(plan)?;
+    // Nothing the container mounts may reach the guest's namespace. What is asked for the root holds once it is the root: a mount
+    // with a shared parent cannot be moved, and one of an unbindable parent cannot be bound.
+    let outward = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     step("change the propagation of /", rustix::mount::mount_change("/", outward))?;
     step("detach root.path", rustix::mount::mount_bind_recursive(plan.root(), plan.root()).map_err(io::Error::from))
         .map_err(|e| named_root(e, plan.root()))?;
     step("make root.path private", rustix::mount::mount_change(plan.root(), MountPropagationFlags::PRIVATE))?;
     let root = step("open root.path", Root::open(plan.root()))?;
     let own_cgroup_namespace = plan.namespaces.is_own(libc::CLONE_NEWCGROUP);
-    let context = Context { root: &root, own_cgroup_namespace, cgroup };
-    for entry in &plan.mounts {
-        mount(entry, &context)?;
+    let context = Context { root: &root, own_cgroup_namespace, cgroup, id_mapped };
+    for (index, entry) in plan.mounts.iter().enumerate() {
+        mount(index, entry, &context)?;
     }
     let asked = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
     if !binds_dev(plan) {
         devices::create(&root, asked, plan.namespaces.is_own(libc::CLONE_NEWUSER))?;
     }
-    let cwd = plan.process().cwd();
+    let cwd = plan.process.given.cwd();
     root.get_or_create(cwd, Kind::Directory).map_err(|error| Error::Path {
         action: "create process.cwd",
         path: cwd.clone(),
         error,
     })?;
-    pivot(&root)?;
-    if let Some(flags) = propagation {
+    Ok(root)
+}
+
+/// Makes it the root directory.
+pub fn enter(plan: &Plan, root: &Root) -> Result<(), Error> {
+    pivot(root)?;
+    if let Some(flags) = propagation(plan)? {
+        // The root alone: what is mounted in it has what its own options say.
+        let flags = flags.difference(MountPropagationFlags::REC);
         step("apply linux.rootfsPropagation", rustix::mount::mount_change("/", flags))?;
     }
     Ok(())
@@ -122,7 +131,7 @@ fn set_read_only(path: &Path) -> io::Result<()> {
     sys::mount_setattr(fd.as_fd(), false, &MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })
 }
 
-fn open_if_there(path: &Path) -> io::Result<Option<std::os::fd::OwnedFd>> {
+fn open_if_there(path: &Path) -> io::Result<Option<OwnedFd>> {
     match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -158,7 +167,7 @@ fn mask(path: &Path) -> io::Result<()> {
 }
 
 /// By descriptor where the container has a /proc, else by path: from here on the container's root is the only one.
-fn proc_path_or(path: &Path, fd: &std::os::fd::OwnedFd) -> std::path::PathBuf {
+fn proc_path_or(path: &Path, fd: &OwnedFd) -> std::path::PathBuf {
     let by_fd = proc_path(fd.as_fd());
     if Path::new(&by_fd).exists() { by_fd.into() } else { path.to_owned() }
 }

@@ -1,12 +1,30 @@
 //! process.rlimits.
 
 use std::io;
+use std::sync::OnceLock;
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+
+/// The agent holds some descriptors for each process of a container; many can run at once.
+const OWN_DESCRIPTORS: u64 = 65_536;
+
+static INHERITED_DESCRIPTORS: OnceLock<(Option<u64>, Option<u64>)> = OnceLock::new();
+
+/// Raises the agent's own limit of descriptors. Containers get what the kernel gave the agent.
+pub fn raise_own() -> io::Result<()> {
+    let given = getrlimit(Resource::Nofile);
+    let _ = INHERITED_DESCRIPTORS.set((given.current, given.maximum));
+    let enough = Some(OWN_DESCRIPTORS);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: enough, maximum: enough })?)
+}
 
 /// Sets the limits of another process, from outside: inside a user namespace it could not raise them.
 pub fn apply(pid: Pid, limits: &[PosixRlimit]) -> Result<(), (PosixRlimitType, io::Error)> {
+    if let Some((current, maximum)) = INHERITED_DESCRIPTORS.get().copied() {
+        let kind = PosixRlimitType::RlimitNofile;
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).map_err(|e| (kind, e.into()))?;
+    }
     for limit in limits {
         let value = |v: u64| (v != u64::MAX).then_some(v);
         let new = Rlimit { current: value(limit.soft()), maximum: value(limit.hard()) };

@@ -1,33 +1,104 @@
-//! The command line.
+//! The command line: runc's, and `doctor`.
 
-use std::fmt;
+mod log;
+mod more;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::handover::Handover;
+use crate::commands::{
+    CommandError, Guests, create, delete, events, exec, kill, list, pause, ps, run, start, state, update,
+};
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
-use crate::run::{self, Options};
-use crate::{doctor, monitor, sys};
+use crate::{doctor, features, monitor, proxy, spec, sys};
+use log::{Format, Log};
+
+/// Three lines, the first two in the words that callers of runc look for.
+const VERSION: &str = concat!(
+    "runc version ",
+    env!("CARGO_PKG_VERSION"),
+    "-sandbox\ncommit: sandbox-",
+    env!("CARGO_PKG_VERSION"),
+    "\nspec: 1.2.0"
+);
 
 /// Runs OCI containers, each in a micro-VM of its own.
 #[derive(Debug, Parser)]
-#[command(name = "sandbox", version = concat!("version ", env!("CARGO_PKG_VERSION")), arg_required_else_help = true)]
+#[command(name = "sandbox", disable_version_flag = true, arg_required_else_help = true)]
 struct Cli {
-    /// Directory for the state of running containers
+    /// Directory for the state of containers
     #[arg(long, value_name = "DIR", default_value = "/run/sandbox", global = true, overrides_with = "root")]
     root: PathBuf,
 
+    /// File that errors are written to, beside stderr
+    #[arg(long, value_name = "FILE", global = true)]
+    log: Option<PathBuf>,
+
+    /// Format of the log
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    log_format: Format,
+
+    /// Log more
+    #[arg(long, global = true)]
+    debug: bool,
+
+    /// Have systemd make the container's cgroup on the host: cgroupsPath is SLICE:PREFIX:NAME
+    #[arg(long, global = true)]
+    systemd_cgroup: bool,
+
+    /// Taken for compatibility: cgroups of users that may not make them are an error here
+    #[arg(long, value_name = "BOOL", global = true)]
+    rootless: Option<String>,
+
+    /// Taken for compatibility: checkpoints are not made with CRIU here
+    #[arg(long, value_name = "FILE", global = true)]
+    criu: Option<PathBuf>,
+
+    /// Print the version
+    #[arg(short, long)]
+    version: bool,
+
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Create a container, which waits for `start`
+    Create(CreateArguments),
+    /// Execute the process of a created container
+    Start(Id),
+    /// Print the state of a container
+    State(Id),
+    /// Send a signal to a container's first process
+    Kill(KillArguments),
+    /// Remove a container
+    Delete(DeleteArguments),
+    /// List containers
+    List(ListArguments),
     /// Run a container from a bundle; ends with its exit status
     Run(RunArguments),
+    /// Execute one more process in a container
+    Exec(more::ExecArguments),
+    /// List a container's processes
+    Ps(more::PsArguments),
+    /// Freeze a container's processes
+    Pause(Id),
+    /// Let a paused container go on
+    Resume(Id),
+    /// Change a container's limits
+    Update(Box<more::UpdateArguments>),
+    /// Print what a container uses
+    Events(more::EventsArguments),
+    /// Write a config.json to begin with
+    Spec(SpecArguments),
+    /// Print what this runtime can do
+    Features,
     /// Check what this machine offers, and say how to mend what is missing
     Doctor,
     /// Serve one micro-VM (started by the other commands)
@@ -36,10 +107,41 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct RunArguments {
+struct Id {
+    /// Name of the container
+    #[arg(value_name = "ID", allow_hyphen_values = false)]
+    id: String,
+}
+
+#[derive(Debug, Args)]
+struct CreateArguments {
     /// Directory that holds config.json and the root file system
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
+
+    /// File that gets the process id
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+
+    /// Unix socket that takes the master of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+
+    /// Unix socket that takes a pidfd of the container's process
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
+
+    /// Taken for compatibility: the container's root is another machine's
+    #[arg(long)]
+    no_pivot: bool,
+
+    /// Taken for compatibility: the container's keyrings are another kernel's
+    #[arg(long)]
+    no_new_keyring: bool,
+
+    /// Descriptors for the container: only 0 is possible
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    preserve_fds: u32,
 
     /// Kernel of the guest, an uncompressed vmlinux [default: $SANDBOX_KERNEL, else /usr/local/share/sandbox/vmlinux]
     #[arg(long, value_name = "FILE")]
@@ -54,77 +156,172 @@ struct RunArguments {
     id: String,
 }
 
+#[derive(Debug, Args)]
+struct RunArguments {
+    #[command(flatten)]
+    create: CreateArguments,
+
+    /// Do not wait for the container's end
+    #[arg(short, long)]
+    detach: bool,
+
+    /// Do not remove the container after its end
+    #[arg(long)]
+    keep: bool,
+
+    /// Taken for compatibility
+    #[arg(long)]
+    no_subreaper: bool,
+}
+
+#[derive(Debug, Args)]
+struct KillArguments {
+    /// Send it to all processes of the container
+    #[arg(short, long)]
+    all: bool,
+
+    /// Name of the container
+    #[arg(value_name = "ID", allow_hyphen_values = false)]
+    id: String,
+
+    /// Name or number of the signal
+    #[arg(value_name = "SIGNAL", default_value = "TERM")]
+    signal: String,
+}
+
+#[derive(Debug, Args)]
+struct DeleteArguments {
+    /// Kill it first, if need be; no error if there is none
+    #[arg(short, long)]
+    force: bool,
+
+    /// Name of the container
+    #[arg(value_name = "ID", allow_hyphen_values = false)]
+    id: String,
+}
+
+#[derive(Debug, Args)]
+struct ListArguments {
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    format: list::Format,
+
+    /// Print names only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+struct SpecArguments {
+    /// Directory that gets config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+
+    /// For a user namespace of the caller's
+    #[arg(long)]
+    rootless: bool,
+}
+
+/// What every command may need.
+struct Global {
+    root: PathBuf,
+    systemd_cgroup: bool,
+    start_ns: u64,
+}
+
 /// The program: reads the command line, does what it says.
 pub fn main() -> ExitCode {
     let start_ns = sys::now_ns();
+    if let Some(role) = proxy::Role::of_this_process() {
+        return proxy::main(role);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Callers know 1 for every failure; help and version are none.
+            // Callers know 1 for every failure; help is none.
             let _ = error.print();
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
+    if cli.version {
+        return ExitCode::from(u8::from(writeln!(io::stdout(), "{VERSION}").is_err()));
+    }
+    let log = Log::new(cli.log, cli.log_format);
+    let global = Global { root: cli.root, systemd_cgroup: cli.systemd_cgroup, start_ns };
     match cli.command {
-        Command::Run(arguments) => run(arguments, cli.root, start_ns),
-        Command::Doctor => check_machine(&cli.root),
-        Command::Monitor => monitor::main(),
+        Some(Command::Monitor) => monitor::main(),
+        Some(Command::Doctor) => check_machine(&global.root, &log),
+        Some(command) => {
+            // Callers tell its failure from the process's own.
+            let failed = matches!(command, Command::Exec(_)).then_some(255);
+            execute(command, &global).map_or_else(
+                |error| {
+                    log.error(&error.to_string());
+                    ExitCode::from(failed.unwrap_or(error.exit_status()))
+                },
+                ExitCode::from,
+            )
+        }
+        None => {
+            log.error("no command is given: see `sandbox --help`");
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn run(arguments: RunArguments, root: PathBuf, start_ns: u64) -> ExitCode {
-    let RunArguments { bundle, kernel, initramfs, id } = arguments;
-    let installed = GuestFiles::locate();
-    let guest =
-        GuestFiles { kernel: kernel.unwrap_or(installed.kernel), initramfs: initramfs.unwrap_or(installed.initramfs) };
-    match run::run(&Options { id, bundle, root, guest }, start_ns) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => failure(&error, error.exit_status()),
+fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
+    let root = &global.root;
+    match command {
+        Command::Run(RunArguments { create, detach: false, keep, .. }) => {
+            return run::attached(&options(create, global), keep);
+        }
+        Command::Exec(arguments) => return exec::exec(&arguments.options(root)),
+        Command::Ps(arguments) => ps::ps(root, &arguments.id, arguments.format),
+        Command::Pause(Id { id }) => pause::pause(root, &id),
+        Command::Resume(Id { id }) => pause::resume(root, &id),
+        Command::Update(arguments) => update::update(root, &arguments.id, &arguments.limits()?),
+        Command::Events(arguments) => events::events(root, &arguments.id, arguments.stats, arguments.interval),
+        Command::Run(RunArguments { create, .. }) => run::detached(&options(create, global)),
+        Command::Create(arguments) => create::create(&options(arguments, global)),
+        Command::Start(Id { id }) => start::start(root, &id),
+        Command::State(Id { id }) => state::state(root, &id),
+        Command::Kill(KillArguments { all, id, signal }) => kill::kill(root, &id, &signal, all),
+        Command::Delete(DeleteArguments { force, id }) => delete::delete(root, &id, force),
+        Command::List(ListArguments { format, quiet }) => list::list(root, quiet, format),
+        Command::Spec(SpecArguments { bundle, rootless }) => spec::write(&bundle, rootless).map_err(CommandError::from),
+        Command::Features => list::print(&features::document()),
+        Command::Doctor | Command::Monitor => Ok(()),
+    }
+    .map(|()| 0)
+}
+
+fn options(arguments: CreateArguments, global: &Global) -> create::Options {
+    create::Options {
+        id: arguments.id,
+        bundle: arguments.bundle,
+        root: global.root.clone(),
+        guest: Guests { kernel: arguments.kernel, initramfs: arguments.initramfs },
+        handover: Handover {
+            pid_file: arguments.pid_file,
+            console_socket: arguments.console_socket,
+            pidfd_socket: arguments.pidfd_socket,
+        },
+        preserve_fds: arguments.preserve_fds,
+        systemd_cgroup: global.systemd_cgroup,
+        start_ns: global.start_ns,
     }
 }
 
 /// Bundles are looked for where the command is called.
-fn check_machine(root: &Path) -> ExitCode {
+fn check_machine(root: &Path, log: &Log) -> ExitCode {
     match doctor::run(root, Path::new("."), &GuestFiles::locate(), &mut io::stdout().lock()) {
         Ok(healthy) => ExitCode::from(u8::from(!healthy)),
-        Err(error) => failure(&format_args!("cannot write the report: {}", Plain(&error)), 1),
-    }
-}
-
-fn failure(error: &dyn fmt::Display, status: u8) -> ExitCode {
-    // stderr may be closed; that is no reason to panic.
-    let _ = writeln!(io::stderr(), "sandbox: {error}");
-    ExitCode::from(status)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn run_takes_bundle_and_root_anywhere() {
-        let cli = Cli::try_parse_from(["sandbox", "--root", "/q", "--root", "/r", "run", "-b", "/b", "c1"]).unwrap();
-        assert_eq!(cli.root, PathBuf::from("/r"));
-        let after = Cli::try_parse_from(["sandbox", "run", "--root", "/r", "c1"]).unwrap();
-        assert_eq!(after.root, PathBuf::from("/r"));
-        let Command::Run(run) = cli.command else { panic!("not run") };
-        assert_eq!((run.bundle, run.id.as_str()), (PathBuf::from("/b"), "c1"));
-    }
-
-    #[test]
-    fn version_and_help() {
-        let text = Cli::try_parse_from(["sandbox", "--version"]).unwrap_err().to_string();
-        assert!(text.starts_with("sandbox version 0."), "{text}");
-        for command in ["run", "doctor", "monitor"] {
-            let error = Cli::try_parse_from(["sandbox", command, "--help"]).unwrap_err();
-            assert!(!error.use_stderr());
+        Err(error) => {
+            log.error(&format!("cannot write the report: {}", Plain(&error)));
+            ExitCode::FAILURE
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::settings::CachePolicy;
+
 /// File descriptors that the monitor process starts with, beside stderr.
 pub mod fds {
     use std::os::fd::RawFd;
@@ -51,6 +53,8 @@ pub struct MonitorConfig {
     pub kernel_arguments: String,
     /// What the guest sees of the host's file system.
     pub shares: Vec<Share>,
+    /// What the guest may cache of it.
+    pub cache: CachePolicy,
 }
 
 /// What a monitor reports. Times are nanoseconds of the host's CLOCK_MONOTONIC.

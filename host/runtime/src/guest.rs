@@ -6,8 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_protocol::agent::{
-    CreateContainerRequest, CreateContainerResponse, Empty, ResizeTerminalRequest, SignalProcessRequest,
-    StartContainerRequest, StartContainerResponse, Stdio, TerminalSize, WaitProcessRequest, WaitProcessResponse,
+    ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
+    ListProcessesResponse, ProcessInfo, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
+    StartContainerResponse, StatsResponse, Stdio, TerminalSize, UpdateContainerRequest, WaitOomRequest,
+    WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
 };
 use agent_protocol::{AGENT_PORT, STDIO_PORT};
 use protobuf::MessageField;
@@ -18,8 +20,12 @@ use crate::rpc::{Rpc, RpcError};
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the agent may take to prepare or start a container.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a guest that has booted may take to take a connection.
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the agent may take to pass on a signal or a new terminal size.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the agent may take to freeze a container, or to say what it knows of one.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the guest may take to end by itself.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -87,11 +93,22 @@ pub fn connect_stdio(socket: &Path, token: u64) -> Result<UnixStream, ConnectErr
     Ok(stream)
 }
 
+/// Where and when a further process is executed.
+#[derive(Clone, Debug, Default)]
+pub struct ExecPlace {
+    /// Below the container's own cgroup, or empty.
+    pub sub_cgroup: String,
+    /// In a paused container too.
+    pub ignore_paused: bool,
+}
+
 /// A container in the guest, by way of its agent.
 #[derive(Debug)]
 pub struct Guest {
     rpc: Rpc,
     id: String,
+    /// The process that calls about one are for; empty for the first one.
+    exec_id: String,
 }
 
 impl Guest {
@@ -100,17 +117,33 @@ impl Guest {
         Self::over(connect(socket, AGENT_PORT, BOOT_TIMEOUT)?, id)
     }
 
+    /// Connects to the agent of a guest that has booted.
+    pub fn reach(socket: &Path, id: &str) -> Result<Self, GuestError> {
+        Self::over(connect(socket, AGENT_PORT, REACH_TIMEOUT)?, id)
+    }
+
     /// Takes a connection to an agent.
     pub fn over(stream: UnixStream, id: &str) -> Result<Self, GuestError> {
-        Ok(Self { rpc: Rpc::new(stream)?, id: id.to_string() })
+        Ok(Self { rpc: Rpc::new(stream)?, id: id.to_string(), exec_id: String::new() })
+    }
+
+    /// The same for one of the container's other processes.
+    pub fn of_process(self, exec_id: &str) -> Self {
+        Self { exec_id: exec_id.to_string(), ..self }
     }
 
     /// Prepares the container.
-    pub fn create(&self, spec_json: Vec<u8>, stdio: Stdio) -> Result<CreateContainerResponse, RpcError> {
+    pub fn create(
+        &self,
+        spec_json: Vec<u8>,
+        stdio: Stdio,
+        state_json: Vec<u8>,
+    ) -> Result<CreateContainerResponse, RpcError> {
         let request = CreateContainerRequest {
             container_id: self.id.clone(),
             spec_json,
             stdio: MessageField::some(stdio),
+            state_json,
             ..Default::default()
         };
         self.rpc.call("CreateContainer", &request, Some(CALL_TIMEOUT))
@@ -124,13 +157,20 @@ impl Guest {
 
     /// Waits for the process's end.
     pub fn wait(&self) -> Result<WaitProcessResponse, RpcError> {
-        let request = WaitProcessRequest { container_id: self.id.clone(), ..Default::default() };
+        let request =
+            WaitProcessRequest { container_id: self.id.clone(), exec_id: self.exec_id.clone(), ..Default::default() };
         self.rpc.call("WaitProcess", &request, None)
     }
 
-    /// Sends a signal to the process.
-    pub fn signal(&self, signal: u32) -> Result<(), RpcError> {
-        let request = SignalProcessRequest { container_id: self.id.clone(), signal, ..Default::default() };
+    /// Sends a signal to the process, or to all of the container's.
+    pub fn signal(&self, signal: u32, all: bool) -> Result<(), RpcError> {
+        let request = SignalProcessRequest {
+            container_id: self.id.clone(),
+            exec_id: self.exec_id.clone(),
+            signal,
+            all,
+            ..Default::default()
+        };
         self.rpc.call::<_, Empty>("SignalProcess", &request, Some(SIGNAL_TIMEOUT)).map(drop)
     }
 
@@ -138,10 +178,62 @@ impl Guest {
     pub fn resize(&self, size: TerminalSize) -> Result<(), RpcError> {
         let request = ResizeTerminalRequest {
             container_id: self.id.clone(),
+            exec_id: self.exec_id.clone(),
             size: MessageField::some(size),
             ..Default::default()
         };
         self.rpc.call::<_, Empty>("ResizeTerminal", &request, Some(SIGNAL_TIMEOUT)).map(drop)
+    }
+
+    /// Executes this process in the container.
+    pub fn exec(&self, process: String, stdio: Stdio, place: ExecPlace) -> Result<ExecProcessResponse, RpcError> {
+        let request = ExecProcessRequest {
+            container_id: self.id.clone(),
+            exec_id: self.exec_id.clone(),
+            process_json: process.into_bytes(),
+            stdio: MessageField::some(stdio),
+            sub_cgroup: place.sub_cgroup,
+            ignore_paused: place.ignore_paused,
+            ..Default::default()
+        };
+        self.rpc.call("ExecProcess", &request, Some(CALL_TIMEOUT))
+    }
+
+    fn container(&self) -> ContainerRequest {
+        ContainerRequest { container_id: self.id.clone(), ..Default::default() }
+    }
+
+    /// Freezes the container's processes.
+    pub fn pause(&self) -> Result<(), RpcError> {
+        self.rpc.call::<_, Empty>("PauseContainer", &self.container(), Some(FREEZE_TIMEOUT)).map(drop)
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) -> Result<(), RpcError> {
+        self.rpc.call::<_, Empty>("ResumeContainer", &self.container(), Some(FREEZE_TIMEOUT)).map(drop)
+    }
+
+    /// Changes the container's limits.
+    pub fn update(&self, resources_json: Vec<u8>) -> Result<(), RpcError> {
+        let request = UpdateContainerRequest { container_id: self.id.clone(), resources_json, ..Default::default() };
+        self.rpc.call::<_, Empty>("UpdateContainer", &request, Some(CALL_TIMEOUT)).map(drop)
+    }
+
+    /// What the container uses, as JSON of the guest's.
+    pub fn stats(&self) -> Result<Vec<u8>, RpcError> {
+        self.rpc.call("GetStats", &self.container(), Some(FREEZE_TIMEOUT)).map(|stats: StatsResponse| stats.stats_json)
+    }
+
+    /// The container's processes.
+    pub fn processes(&self) -> Result<Vec<ProcessInfo>, RpcError> {
+        let list: ListProcessesResponse = self.rpc.call("ListProcesses", &self.container(), Some(FREEZE_TIMEOUT))?;
+        Ok(list.processes)
+    }
+
+    /// Waits until the guest's OOM killer has ended more than `seen` of the container's processes, or the container has ended.
+    pub fn wait_oom(&self, seen: u64) -> Result<WaitOomResponse, RpcError> {
+        let request = WaitOomRequest { container_id: self.id.clone(), seen, ..Default::default() };
+        self.rpc.call("WaitOom", &request, None)
     }
 
     /// Ends the guest.

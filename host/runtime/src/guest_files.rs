@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use vmm::boot::{KernelImage, KernelImageError};
 
 use crate::error::Plain;
+use crate::settings::Settings;
 
 /// Environment variable: the kernel's path.
 pub const KERNEL_VARIABLE: &str = "SANDBOX_KERNEL";
@@ -54,12 +55,20 @@ pub struct GuestFiles {
 impl GuestFiles {
     /// What the environment names, else what is installed.
     pub fn locate() -> Self {
-        let path = |variable, name| {
+        Self::configured(&Settings::default())
+    }
+
+    /// What the environment names, else what the settings name.
+    pub fn configured(settings: &Settings) -> Self {
+        let path = |variable, otherwise: &Path| {
             std::env::var_os(variable)
                 .filter(|value| !value.is_empty())
-                .map_or_else(|| Path::new(DIRECTORY).join(name), PathBuf::from)
+                .map_or_else(|| otherwise.to_path_buf(), PathBuf::from)
         };
-        GuestFiles { kernel: path(KERNEL_VARIABLE, "vmlinux"), initramfs: path(INITRAMFS_VARIABLE, "initramfs.cpio") }
+        GuestFiles {
+            kernel: path(KERNEL_VARIABLE, &settings.kernel),
+            initramfs: path(INITRAMFS_VARIABLE, &settings.initramfs),
+        }
     }
 
     /// Opens the kernel, close-on-exec, after a look at its headers.

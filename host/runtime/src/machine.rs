@@ -2,6 +2,8 @@
 
 use oci_spec::runtime::Spec;
 
+use crate::settings::{CachePolicy, Settings};
+
 /// Annotation: guest memory in MiB.
 pub const MEMORY_ANNOTATION: &str = "io.sandbox.memory_mib";
 /// Annotation: number of virtual CPUs.
@@ -9,8 +11,6 @@ pub const VCPUS_ANNOTATION: &str = "io.sandbox.vcpus";
 
 /// Less than this, and the guest's kernel and agent have no room to start.
 pub const MINIMUM_MEMORY_MIB: u64 = 64;
-/// Without a memory limit.
-pub const DEFAULT_MEMORY_MIB: u64 = 512;
 /// What the guest's kernel and agent get beside the container's limit, so that an exhausted limit is the container's and
 /// never the guest's.
 pub const GUEST_OVERHEAD_MIB: u64 = 64;
@@ -35,32 +35,45 @@ pub enum MachineError {
         "annotation {MEMORY_ANNOTATION} asks for {0} MiB, less memory than the guest needs: give {MINIMUM_MEMORY_MIB} or more"
     )]
     TooLittleMemory(u64),
+    /// An annotation that the administrator does not let override anything.
+    #[error("annotation {0} is not allowed on this machine: annotations.allowed in the settings does not name it")]
+    NotAllowed(&'static str),
 }
 
-/// The size of a micro-VM.
+/// The size of a micro-VM, and what it may cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Guest memory.
     pub memory_mib: u64,
     /// Virtual CPUs.
     pub vcpus: u8,
+    /// What the guest may cache of the shared files.
+    pub cache: CachePolicy,
 }
 
 /// One TiB: more than one guest's memory map and any sensible request.
-const MOST_MEMORY_MIB: u64 = 1 << 20;
+pub const MOST_MEMORY_MIB: u64 = 1 << 20;
 const MOST_VCPUS: u64 = 255;
 
 impl Machine {
-    /// The size that a configuration asks for.
+    /// The size that a configuration asks for, with the built-in settings.
     pub fn of(spec: &Spec) -> Result<Self, MachineError> {
-        let memory_mib = match annotation(spec, MEMORY_ANNOTATION, 0, MOST_MEMORY_MIB)? {
+        Self::configured(spec, &Settings::default())
+    }
+
+    /// The size that a configuration asks for, as far as the settings let it.
+    pub fn configured(spec: &Spec, settings: &Settings) -> Result<Self, MachineError> {
+        let allowed = &settings.annotations.allowed;
+        let memory_mib = match annotation(spec, allowed, MEMORY_ANNOTATION, 0, MOST_MEMORY_MIB)? {
             Some(mib) if mib < MINIMUM_MEMORY_MIB => return Err(MachineError::TooLittleMemory(mib)),
             Some(mib) => mib,
-            None => memory_limit_mib(spec)
-                .map_or(DEFAULT_MEMORY_MIB, |limit| limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)),
+            None => memory_limit_mib(spec).map_or(settings.defaults.memory_mib, |limit| {
+                limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)
+            }),
         };
-        let vcpus = annotation(spec, VCPUS_ANNOTATION, 1, MOST_VCPUS)?.unwrap_or(1);
-        Ok(Self { memory_mib, vcpus: vcpus.min(MOST_VCPUS) as u8 })
+        let vcpus = annotation(spec, allowed, VCPUS_ANNOTATION, 1, MOST_VCPUS)?;
+        let vcpus = vcpus.and_then(|vcpus| u8::try_from(vcpus).ok()).unwrap_or(settings.defaults.vcpus);
+        Ok(Self { memory_mib, vcpus, cache: settings.share.cache })
     }
 }
 
@@ -70,10 +83,19 @@ fn memory_limit_mib(spec: &Spec) -> Option<u64> {
     u64::try_from(limit).ok().filter(|limit| *limit > 0).map(|limit| limit.div_ceil(1 << 20))
 }
 
-fn annotation(spec: &Spec, name: &'static str, least: u64, most: u64) -> Result<Option<u64>, MachineError> {
+fn annotation(
+    spec: &Spec,
+    allowed: &[String],
+    name: &'static str,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, MachineError> {
     let Some(value) = spec.annotations().as_ref().and_then(|all| all.get(name)) else {
         return Ok(None);
     };
+    if !allowed.iter().any(|allowed| allowed == name) {
+        return Err(MachineError::NotAllowed(name));
+    }
     match value.parse::<u64>() {
         Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
         _ => Err(MachineError::Annotation { name, value: value.clone(), least, most }),
@@ -111,7 +133,7 @@ mod tests {
         let size = |annotations| machine(json!(1 << 30), annotations);
         assert_eq!(
             size(json!({"io.sandbox.memory_mib": "128", "io.sandbox.vcpus": "4"})),
-            Ok(Machine { memory_mib: 128, vcpus: 4 })
+            Ok(Machine { memory_mib: 128, vcpus: 4, cache: CachePolicy::Always })
         );
         let error = size(json!({"io.sandbox.memory_mib": "63"})).unwrap_err();
         assert_eq!(error, MachineError::TooLittleMemory(63));
@@ -123,5 +145,21 @@ mod tests {
             let text = size(json!({&name: value})).unwrap_err().to_string();
             assert!(text.starts_with(&format!("annotation {name} is {value:?}: give a whole number")), "{text}");
         }
+    }
+    #[test]
+    fn settings_are_the_defaults_and_the_bounds() {
+        let mut settings = Settings::default();
+        settings.defaults.vcpus = 3;
+        settings.defaults.memory_mib = 1024;
+        settings.share.cache = CachePolicy::Never;
+        settings.annotations.allowed = vec![VCPUS_ANNOTATION.to_string()];
+        let spec = |annotations: Value| {
+            serde_json::from_value::<Spec>(json!({"ociVersion": "1.0.2", "annotations": annotations})).unwrap()
+        };
+        let machine = |annotations| Machine::configured(&spec(annotations), &settings);
+        assert_eq!(machine(json!({})), Ok(Machine { memory_mib: 1024, vcpus: 3, cache: CachePolicy::Never }));
+        assert_eq!(machine(json!({"io.sandbox.vcpus": "2"})).unwrap().vcpus, 2);
+        let text = machine(json!({"io.sandbox.memory_mib": "512"})).unwrap_err().to_string();
+        assert!(text.starts_with("annotation io.sandbox.memory_mib is not allowed on this machine"), "{text}");
     }
 }

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 
 use crate::control::{MonitorConfig, MonitorEvent, fds};
 use crate::error::{Plain, shown};
-use crate::sys::{self, Spawn};
+use crate::sys::{self, Spawn, Streams};
 
 /// How long a monitor may take to end once it was told to, or has said that it will.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -131,9 +131,11 @@ impl Shared {
     }
 }
 
-/// Descriptors that the monitor gets, beside the control socket.
+/// What the monitor gets, beside the control socket.
 #[derive(Debug)]
 pub struct Inputs<'a> {
+    /// What is its stderr: never a stream of a container that outlives its command, which others wait for the end of.
+    pub streams: Streams,
     /// Listening socket for streams to the guest.
     pub listener: BorrowedFd<'a>,
     /// Kernel image.
@@ -159,6 +161,7 @@ impl Killer {
 #[derive(Debug)]
 pub struct MonitorProcess {
     id: String,
+    pid: i32,
     control: UnixStream,
     killer: Killer,
     shared: Arc<Shared>,
@@ -180,6 +183,7 @@ impl MonitorProcess {
             path: c"/proc/self/exe",
             arguments: &[CString::new(format!("sandbox: {id}"))?, CString::from(c"monitor")],
             environment: &environment(),
+            streams: inputs.streams,
             descriptors: &[
                 (theirs.as_fd(), fds::CONTROL),
                 (inputs.listener, fds::VSOCK_LISTENER),
@@ -199,11 +203,11 @@ impl MonitorProcess {
         control: UnixStream,
         report: impl FnMut(&MonitorEvent) + Send + 'static,
     ) -> io::Result<Self> {
-        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+        let process = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
         // Nobody else reaps this process, so that its number cannot be another's yet.
-        let killer = Killer(Arc::new(pidfd_open(pid, PidfdFlags::empty())?));
+        let killer = Killer(Arc::new(pidfd_open(process, PidfdFlags::empty())?));
         let shared = Arc::new(Shared::default());
-        let monitor = Self { id: id.to_string(), control, killer, shared };
+        let monitor = Self { id: id.to_string(), pid, control, killer, shared };
         let (reader, killer, shared) = (monitor.control.try_clone()?, monitor.killer.clone(), monitor.shared.clone());
         thread::Builder::new().name("monitor events".to_string()).spawn(move || {
             read_events(reader, &shared, report);
@@ -220,6 +224,11 @@ impl MonitorProcess {
         line.push(b'\n');
         // A monitor that is gone already has a better reason than a broken pipe.
         (&self.control).write_all(&line).map_err(|source| self.why_gone().unwrap_or_else(|| start(source)))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// What ends it at once.
@@ -255,23 +264,26 @@ impl MonitorProcess {
     }
 
     /// Lets the monitor end by itself, or makes it.
-    pub fn finish(self) {
+    pub fn end(&self) {
         let _ = self.control.shutdown(Shutdown::Both);
-        self.shared.wait_end(END_TIMEOUT);
+        if !self.shared.wait_end(END_TIMEOUT) {
+            self.killer.kill();
+            self.shared.wait_end(END_TIMEOUT);
+        }
     }
 }
 
 impl Drop for MonitorProcess {
     fn drop(&mut self) {
         self.killer.kill();
-        let _ = self.control.shutdown(Shutdown::Both);
-        self.shared.wait_end(END_TIMEOUT);
+        self.end();
     }
 }
 
-/// What of this process's environment the monitor may know: settings for itself.
-fn environment() -> Vec<CString> {
+/// What of this process's environment those that it starts may know: settings for themselves.
+pub(crate) fn environment() -> Vec<CString> {
     std::env::vars_os()
+        .filter(|(name, _)| name != crate::proxy::ROLE_VARIABLE)
         .filter(|(name, _)| ["SANDBOX_", "RUST_"].iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes())))
         .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
         .collect()
@@ -334,6 +346,7 @@ mod tests {
             path: c"/bin/sh",
             arguments: &arguments,
             environment: &[c"PATH=/bin:/usr/bin".into()],
+            streams: Streams::Stderr,
             descriptors: &[(theirs.as_fd(), fds::CONTROL)],
         })
         .unwrap();
@@ -343,7 +356,14 @@ mod tests {
     }
 
     fn config() -> MonitorConfig {
-        MonitorConfig { id: "c1".into(), vcpus: 1, memory_mib: 64, kernel_arguments: String::new(), shares: vec![] }
+        MonitorConfig {
+            id: "c1".into(),
+            vcpus: 1,
+            memory_mib: 64,
+            kernel_arguments: String::new(),
+            shares: vec![],
+            cache: Default::default(),
+        }
     }
 
     #[test]
@@ -355,7 +375,7 @@ mod tests {
         assert_eq!(events.recv().unwrap(), MonitorEvent::Started { at_ns: 5 });
         assert!(monitor.verdict().is_none());
         let start = Instant::now();
-        monitor.finish();
+        monitor.end();
         assert!(start.elapsed() < END_TIMEOUT);
     }
 
@@ -411,6 +431,6 @@ mod tests {
         let (monitor, events) =
             monitor(r#"echo nonsense >&3; echo '{"event":"started","at_ns":1}' >&3; read line <&3"#);
         assert_eq!(events.recv().unwrap(), MonitorEvent::Started { at_ns: 1 });
-        monitor.finish();
+        monitor.end();
     }
 }

@@ -1,123 +1,182 @@
-//! One container from its monitor's start to its end.
+//! One container in its proxy, from its monitor's start to its end.
 
-use std::os::fd::AsFd;
-use std::path::Path;
+mod error;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use agent_protocol::agent::{Stdio, TerminalSize};
-use oci_spec::runtime::Spec;
+use agent_protocol::agent::Stdio;
 
 use crate::control::{MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
-use crate::machine::Machine;
 use crate::monitor_process::{Inputs, Killer, MonitorProcess};
+use crate::proxy::End;
+use crate::proxy::protocol::ContainerOrder;
 use crate::rpc::RpcError;
-use crate::run::RunError;
-use crate::share::Plan;
+
 use crate::signals::{Signals, is_request_to_end};
-use crate::state::{ContainerId, StateDir};
+use crate::state::{self, Status};
 use crate::stdio::{self, Outputs};
-use crate::sys::now_ns;
+use crate::sys::{Streams, now_ns};
 use crate::terminal::Terminal;
 use crate::trace::{GuestClock, Lane, Trace};
 
+pub use error::SessionError;
+
 /// How long output that is under way is waited for after the guest's end.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
+/// Signals kept for a container that is about to be executed.
+const PENDING_LIMIT: usize = 64;
 
-/// A monitor and what belongs to it. Dropping it ends the monitor, then removes the state.
+/// A monitor and what belongs to it. Dropping it ends the monitor.
 #[derive(Debug)]
 pub struct Session {
-    id: ContainerId,
+    id: String,
     monitor: MonitorProcess,
-    state: StateDir,
+    state: Arc<OwnedFd>,
     trace: Arc<Trace>,
     signalled: Arc<Signalled>,
+    terminal: Option<Terminal>,
     /// When the container's first output came, or 0.
     first_output_ns: Arc<AtomicU64>,
+    clock: OnceLock<GuestClock>,
+    /// Held while the container is executed.
+    executing: Mutex<()>,
 }
 
 impl Session {
     /// Starts the monitor.
-    pub fn start(id: ContainerId, state: StateDir, images: &Images, trace: Arc<Trace>) -> Result<Self, RunError> {
+    pub fn start(
+        id: &str,
+        state: OwnedFd,
+        images: &Images,
+        streams: Streams,
+        terminal: Option<Terminal>,
+        trace: Arc<Trace>,
+    ) -> Result<Self, SessionError> {
         // Bound here, and open only in the monitor afterwards: when it ends, so does every connection that waits.
-        let listener = state.listen()?;
+        let listener = state::listen(state.as_fd()).map_err(SessionError::setup("the socket to the guest"))?;
         let inputs = Inputs {
+            streams,
             listener: listener.as_fd(),
             kernel: images.kernel.as_fd(),
             initramfs: images.initramfs.as_fd(),
             kvm: images.kvm.as_fd(),
         };
         let begin = now_ns();
-        let monitor = MonitorProcess::spawn(id.as_str(), &inputs, boot_reporter(trace.clone(), begin))?;
+        let monitor = MonitorProcess::spawn(id, &inputs, boot_reporter(trace.clone(), begin))?;
         trace.span(Lane::Command, "spawn monitor", begin, trace.now(Lane::Command, "monitor spawned"));
-        let signalled = Arc::new(Signalled::new(monitor.killer()));
-        Ok(Self { id, monitor, state, trace, signalled, first_output_ns: Arc::default() })
+        Ok(Self::with(id, monitor, state, terminal, trace))
     }
 
-    /// Runs the container to its end. Returns its exit status; all is cleaned up then.
-    pub fn run(
-        self,
-        signals: Signals,
-        machine: Machine,
-        plan: Plan,
-        terminal: Option<Terminal>,
-    ) -> Result<u8, RunError> {
+    fn with(id: &str, monitor: MonitorProcess, state: OwnedFd, terminal: Option<Terminal>, trace: Arc<Trace>) -> Self {
+        let state = Arc::new(state);
+        let signalled = Arc::new(Signalled::new(monitor.killer(), state.clone(), terminal.clone()));
+        Self {
+            id: id.to_string(),
+            monitor,
+            state,
+            trace,
+            signalled,
+            terminal,
+            first_output_ns: Arc::default(),
+            clock: OnceLock::new(),
+            executing: Mutex::default(),
+        }
+    }
+
+    /// The monitor's process id.
+    pub fn monitor_pid(&self) -> i32 {
+        self.monitor.pid()
+    }
+
+    /// The container's state directory.
+    pub fn state(&self) -> Arc<OwnedFd> {
+        self.state.clone()
+    }
+
+    /// Handles signals from now on.
+    pub fn listen(&self, signals: Signals) -> Result<(), SessionError> {
         let signalled = self.signalled.clone();
-        signals.listen(move |signal| signalled.handle(signal)).map_err(RunError::setup("signals"))?;
-        self.complete(machine, plan, terminal)
+        signals.listen(move |signal| signalled.handle(signal)).map_err(SessionError::setup("signals"))
     }
 
-    fn complete(self, machine: Machine, plan: Plan, terminal: Option<Terminal>) -> Result<u8, RunError> {
-        let result = self.run_container(machine, plan, terminal);
-        let aborted = self.signalled.aborted.load(Ordering::Acquire);
+    /// Has the guest boot. Everything that needs it waits for it by itself.
+    pub fn boot(&self, order: &ContainerOrder) -> Result<(), SessionError> {
+        let config = MonitorConfig {
+            id: self.id.clone(),
+            vcpus: order.vcpus,
+            memory_mib: order.memory_mib,
+            kernel_arguments: order.kernel_arguments.clone(),
+            shares: order.shares.clone(),
+            cache: order.cache,
+        };
+        self.monitor.configure(&config).map_err(|error| self.explained(error.into()))
+    }
+
+    /// Makes the container once `proceed` says so, calls `ready`, and waits for the container's end.
+    pub fn run(
+        &self,
+        order: ContainerOrder,
+        proceed: &Receiver<String>,
+        ready: impl FnOnce() -> Result<(), SessionError>,
+    ) -> Result<End, SessionError> {
+        let result = self.run_container(order, proceed, ready);
+        // What was asked for and is under way gets its answer first.
+        drop(self.executing.lock());
         match result {
-            Ok((status, guest)) => {
+            Ok((end, guest)) => {
                 let begin = now_ns();
                 // Whatever it answers: the monitor is made to end next.
                 let _ = guest.shutdown();
-                self.monitor.finish();
+                self.monitor.end();
                 self.trace.span(Lane::Command, "end guest", begin, now_ns());
-                Ok(status)
+                Ok(end)
             }
-            Err(_) if aborted != 0 => Err(RunError::Aborted(aborted)),
-            Err(error) => Err(self.explained(error)),
+            Err(error) => {
+                let error = self.explained(error);
+                self.monitor.end();
+                Err(error)
+            }
         }
     }
 
     fn run_container(
         &self,
-        machine: Machine,
-        plan: Plan,
-        terminal: Option<Terminal>,
-    ) -> Result<(u8, Arc<Guest>), RunError> {
-        self.monitor.configure(&MonitorConfig {
-            id: self.id.to_string(),
-            vcpus: machine.vcpus,
-            memory_mib: machine.memory_mib,
-            kernel_arguments: String::new(),
-            shares: plan.shares,
-        })?;
-        // From here on the guest boots. Everything that needs it waits for it by itself.
-        let socket = self.state.socket();
-        let (mut stdio, outputs) = self.start_stdio(&socket, terminal.is_some())?;
-        stdio.terminal_size = terminal.as_ref().and_then(|terminal| size(terminal, &plan.spec)).into();
-        let spec =
-            serde_json::to_vec(&plan.spec).map_err(|error| RunError::setup("the configuration")(error.into()))?;
-        let guest = Arc::new(Guest::connect(&socket, self.id.as_str())?);
-        let clock = self.create(&guest, spec, stdio)?;
-        let raw = terminal.as_ref().map(Terminal::make_raw).transpose()?;
-        self.start_container(&guest, clock)?;
-        self.signalled.set(Phase::Running(guest.clone(), terminal));
-        let status = self.wait(&guest, clock, outputs)?;
-        drop(raw);
-        Ok((status, guest))
+        order: ContainerOrder,
+        proceed: &Receiver<String>,
+        ready: impl FnOnce() -> Result<(), SessionError>,
+    ) -> Result<(End, Arc<Guest>), SessionError> {
+        let socket = state::socket_in(self.state.as_fd());
+        let (mut stdio, outputs) = self.start_stdio(socket.clone())?;
+        let guest = Arc::new(Guest::connect(&socket, &self.id)?);
+        self.trace.now(Lane::Command, "agent connected");
+        // The command may be gone: then so is the monitor.
+        let state = proceed.recv().map_err(|_| RpcError::Closed)?;
+        let size = self.terminal.as_ref().and_then(Terminal::size);
+        stdio.terminal_size = size.clone().into();
+        let clock = self.create(&guest, order.spec.into_bytes(), stdio, state.into_bytes())?;
+        let _ = self.clock.set(clock);
+        self.signalled.set(match order.attached {
+            true => Phase::Executing(guest.clone(), Vec::new()),
+            false => Phase::Created(guest.clone()),
+        });
+        // It may have changed while nobody looked.
+        if let Some(now) = self.terminal.as_ref().and_then(Terminal::size).filter(|now| Some(now) != size.as_ref()) {
+            let _ = guest.resize(now);
+        }
+        ready()?;
+        let end = self.wait(&guest, clock, outputs)?;
+        Ok((end, guest))
     }
 
-    fn start_stdio(&self, socket: &Path, terminal: bool) -> Result<(Stdio, Outputs), RunError> {
-        let (socket, trace, first_ns) = (socket.to_path_buf(), self.trace.clone(), self.first_output_ns.clone());
+    fn start_stdio(&self, socket: PathBuf) -> Result<(Stdio, Outputs), SessionError> {
+        let (trace, first_ns) = (self.trace.clone(), self.first_output_ns.clone());
         let first_output = move || {
             let now = now_ns();
             if first_ns.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
@@ -125,13 +184,15 @@ impl Session {
             }
         };
         let connect = move |token| connect_stdio(&socket, token);
-        stdio::start(terminal, connect, first_output).map_err(RunError::setup("stdin, stdout and stderr"))
+        let streams =
+            || stdio::start(self.terminal.as_ref().map(Terminal::duplicate).transpose()?, connect, first_output);
+        streams().map_err(SessionError::setup("stdin, stdout and stderr"))
     }
 
-    fn create(&self, guest: &Guest, spec: Vec<u8>, stdio: Stdio) -> Result<GuestClock, RunError> {
+    fn create(&self, guest: &Guest, spec: Vec<u8>, stdio: Stdio, state: Vec<u8>) -> Result<GuestClock, SessionError> {
         let trace = &self.trace;
-        let sent = trace.now(Lane::Command, "agent connected");
-        let created = guest.create(spec, stdio)?;
+        let sent = now_ns();
+        let created = guest.create(spec, stdio, state)?;
         let answered = now_ns();
         let clock = GuestClock::by_call(sent, created.received_ns, created.replied_ns, answered);
         let (received, replied) = (clock.host(created.received_ns), clock.host(created.replied_ns));
@@ -143,20 +204,25 @@ impl Session {
         Ok(clock)
     }
 
-    fn start_container(&self, guest: &Guest, clock: GuestClock) -> Result<(), RunError> {
+    /// Executes the container's process, for a command that waits for its end.
+    pub fn execute(&self) -> Result<(), SessionError> {
+        let _executing = self.executing.lock();
+        let Some(guest) = self.signalled.guest() else { return Err(RpcError::Closed.into()) };
         let sent = now_ns();
-        let started = guest.start()?;
+        let started = guest.start().map_err(|error| self.explained(error.into()))?;
         let answered = now_ns();
         self.trace.span(Lane::Command, "StartContainer", sent, answered);
         // The clocks agree to half a round trip; what is known about the order of things is more exact.
         let first_output = self.first_output_ns.load(Ordering::Acquire);
         let latest = if first_output == 0 { answered } else { answered.min(first_output).max(sent) };
-        self.trace.at(Lane::Guest, "container executed", clock.host(started.executed_ns).clamp(sent, latest));
+        let executed = self.clock.get().map_or(answered, |clock| clock.host(started.executed_ns));
+        self.trace.at(Lane::Guest, "container executed", executed.clamp(sent, latest));
+        self.signalled.executed();
         Ok(())
     }
 
     /// Waits for the container's end and its output.
-    fn wait(&self, guest: &Guest, clock: GuestClock, outputs: Outputs) -> Result<u8, RunError> {
+    fn wait(&self, guest: &Guest, clock: GuestClock, outputs: Outputs) -> Result<End, SessionError> {
         let begin = now_ns();
         // What it wrote before its guest died is shown too.
         let ended = guest.wait().inspect_err(|_| outputs.wait_timeout(LAST_OUTPUT))?;
@@ -165,33 +231,32 @@ impl Session {
         self.signalled.set(Phase::Ended(outputs.clone()));
         outputs.wait();
         self.trace.now(Lane::Command, "exit");
-        Ok(u8::try_from(ended.exit_status).unwrap_or(u8::MAX))
+        Ok(End::new(ended.exit_status, ended.signal))
     }
 
-    /// The better sentence, if the monitor knows why a connection broke.
-    fn explained(&self, error: RunError) -> RunError {
+    /// The command that asked for the container is gone, and with it the wish.
+    pub fn give_up(&self) {
+        self.signalled.killer.kill();
+    }
+
+    /// The better sentence: a signal that ended the start, or what the monitor knows of why a connection broke.
+    fn explained(&self, error: SessionError) -> SessionError {
+        let aborted = self.signalled.aborted.load(Ordering::Acquire);
+        if aborted != 0 {
+            return SessionError::Aborted(aborted);
+        }
         let better = match &error {
-            RunError::Guest(GuestError::Rpc(RpcError::Closed | RpcError::Io(_))) => self.monitor.why_gone(),
-            RunError::Guest(GuestError::Connect(ConnectError::Closed(_) | ConnectError::Io(_))) => {
+            SessionError::Guest(GuestError::Rpc(RpcError::Closed | RpcError::Io(_))) => self.monitor.why_gone(),
+            SessionError::Guest(GuestError::Connect(ConnectError::Closed(_) | ConnectError::Io(_))) => {
                 self.monitor.why_gone()
             }
-            RunError::Guest(
+            SessionError::Guest(
                 GuestError::Rpc(RpcError::Timeout { .. }) | GuestError::Connect(ConnectError::Timeout(_)),
             ) => self.monitor.verdict(),
             _ => None,
         };
-        better.map_or(error, RunError::Monitor)
+        better.map_or(error, SessionError::Monitor)
     }
-}
-
-/// The terminal's size, else what the configuration says.
-fn size(terminal: &Terminal, spec: &Spec) -> Option<TerminalSize> {
-    let configured = || {
-        let size = spec.process().as_ref()?.console_size()?;
-        let (rows, columns) = (u32::try_from(size.height()).ok()?, u32::try_from(size.width()).ok()?);
-        (rows != 0 && columns != 0).then(|| TerminalSize { rows, columns, ..Default::default() })
-    };
-    terminal.size().or_else(configured)
 }
 
 /// Puts the monitor's reports into the trace: each is a moment, and the time since the one before has a name.
@@ -217,10 +282,14 @@ fn boot_reporter(trace: Arc<Trace>, begin: u64) -> impl FnMut(&MonitorEvent) + S
 /// What a signal means just now.
 #[derive(Debug)]
 enum Phase {
-    /// The container does not run yet: a request to end ends the start.
+    /// There is no container yet: a request to end ends the start.
     Starting,
-    /// The container gets the signals; a new size of the terminal becomes its terminal's.
-    Running(Arc<Guest>, Option<Terminal>),
+    /// The container waits for `start`.
+    Created(Arc<Guest>),
+    /// The container is being executed; it gets the signals afterwards.
+    Executing(Arc<Guest>, Vec<i32>),
+    /// The container gets the signals.
+    Running(Arc<Guest>),
     /// The container has ended; what is left is its output.
     Ended(Outputs),
 }
@@ -230,13 +299,15 @@ enum Phase {
 struct Signalled {
     phase: Mutex<Phase>,
     killer: Killer,
+    state: Arc<OwnedFd>,
+    terminal: Option<Terminal>,
     /// The signal that ended the start, or 0.
     aborted: AtomicI32,
 }
 
 impl Signalled {
-    fn new(killer: Killer) -> Self {
-        Self { phase: Mutex::new(Phase::Starting), killer, aborted: AtomicI32::new(0) }
+    fn new(killer: Killer, state: Arc<OwnedFd>, terminal: Option<Terminal>) -> Self {
+        Self { phase: Mutex::new(Phase::Starting), killer, state, terminal, aborted: AtomicI32::new(0) }
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -247,24 +318,58 @@ impl Signalled {
         *self.phase() = phase;
     }
 
+    fn guest(&self) -> Option<Arc<Guest>> {
+        match &*self.phase() {
+            Phase::Created(guest) | Phase::Executing(guest, _) | Phase::Running(guest) => Some(guest.clone()),
+            Phase::Starting | Phase::Ended(_) => None,
+        }
+    }
+
+    /// The container was executed: it gets what has come meanwhile.
+    fn executed(&self) {
+        let mut phase = self.phase();
+        if let Phase::Executing(guest, pending) = &mut *phase {
+            let (guest, pending) = (guest.clone(), std::mem::take(pending));
+            *phase = Phase::Running(guest);
+            drop(phase);
+            pending.into_iter().for_each(|signal| self.handle(signal));
+        }
+    }
+
     fn handle(&self, signal: i32) {
-        let phase = self.phase();
-        let (guest, size) = match &*phase {
+        let mut phase = self.phase();
+        let (guest, created) = match &mut *phase {
             Phase::Starting if is_request_to_end(signal) => {
                 self.aborted.store(signal, Ordering::Release);
                 return self.killer.kill();
             }
             Phase::Ended(outputs) if is_request_to_end(signal) => return outputs.abandon(),
             Phase::Starting | Phase::Ended(_) => return,
-            Phase::Running(guest, terminal) => (guest.clone(), terminal.as_ref().and_then(Terminal::size)),
+            Phase::Executing(_, pending) if signal != libc::SIGWINCH => {
+                if pending.len() < PENDING_LIMIT {
+                    pending.push(signal);
+                }
+                return;
+            }
+            Phase::Created(guest) => (guest.clone(), true),
+            Phase::Executing(guest, _) | Phase::Running(guest) => (guest.clone(), false),
         };
         // Not held while the guest answers.
         drop(phase);
         // An error means that the container has ended, or that its guest has: others see that too.
-        let _ = match size {
+        let _ = match self.terminal.as_ref().and_then(Terminal::size) {
             Some(size) if signal == libc::SIGWINCH => guest.resize(size),
-            _ => guest.signal(signal.unsigned_abs()),
+            _ if created && is_request_to_end(signal) && self.waits_for_start() => {
+                guest.signal(libc::SIGKILL as u32, false)
+            }
+            _ => guest.signal(signal.unsigned_abs(), false),
         };
+    }
+
+    /// What waits for `start` handles no signal, and the first process of a pid namespace is not ended by one that it does not
+    /// handle.
+    fn waits_for_start(&self) -> bool {
+        state::record_in(self.state.as_fd()).is_some_and(|record| record.status == Status::Created)
     }
 }
 

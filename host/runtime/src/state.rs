@@ -1,17 +1,26 @@
-//! The state directory of a container, ROOT/ID: made with the container, locked while its command lives, removed at its end.
+//! The state directory of a container, ROOT/ID: made by `create`, removed by `delete`.
 //!
-//! Under an exclusive lock on ROOT a directory ROOT/ID exists if and only if its container lives or its command was killed;
-//! `ROOT/ID/sandbox.lock` is locked in the first case only. So whoever makes a container sweeps what killed commands left.
+//! Directories get and lose their names under an exclusive lock on ROOT. `ROOT/ID/sandbox.lock` is locked by each command that
+//! changes the container, and by its process until `create` has ended, so that one who waits for the lock finds nothing half made.
+//! A container whose command was killed is abandoned ([`Record::is_abandoned`]): whoever makes a container sweeps those.
+
+pub mod execs;
+mod record;
+mod remains;
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
+
+pub use record::{Record, Shown, Status};
+pub use remains::{DEATH_TIMEOUT, RemainsError, clear};
 
 use crate::error::Plain;
 
@@ -21,9 +30,12 @@ pub enum StateError {
     /// The ID breaks the rule.
     #[error("invalid container ID format: {0:?}; use up to {MAX_ID} of A-Z a-z 0-9 _ + - . and not \".\" or \"..\"")]
     Id(String),
-    /// A container with this ID lives.
-    #[error("container with id {0:?} already exists")]
-    Exists(String),
+    /// There is a container with this ID. Words that callers look for.
+    #[error("container with given ID already exists")]
+    Exists,
+    /// There is none with this ID. Words that callers look for.
+    #[error("container does not exist")]
+    Unknown,
     /// A file or directory cannot be made or read.
     #[error("state directory {}: {}; name another with --root", .path.display(), Plain(.source))]
     Io {
@@ -39,6 +51,9 @@ const MAX_ID: usize = 255;
 /// Also the mark by which a directory is known as this program's, whatever else somebody keeps in ROOT.
 const LOCK: &str = "sandbox.lock";
 const SOCKET: &str = "vsock.sock";
+const EXEC_SOCKET: &str = "exec.sock";
+const RECORD: &str = "state.json";
+const NEW_RECORD: &str = "state.json.new";
 
 /// Where, under the lock on ROOT, a directory is made before it gets its name and emptied after it lost it: so one that has a
 /// name is complete, whenever its command was killed. No ID has this character.
@@ -74,53 +89,167 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// A container's state directory. Dropping it removes it.
+/// A container's state directory.
 #[derive(Debug)]
 pub struct StateDir {
     root: PathBuf,
     path: PathBuf,
     /// Open on `path`, so that socket paths stay short however long ROOT and ID are.
     directory: File,
-    /// Held until after the removal.
-    _lock: File,
+    /// The lock, while it is held.
+    lock: Option<File>,
 }
 
 impl StateDir {
-    /// Makes ROOT (if need be) and ROOT/ID, and sweeps what killed commands left.
+    /// Makes ROOT (if need be) and ROOT/ID, which is locked then, and sweeps what killed commands left.
     pub fn create(root: &Path, id: &ContainerId) -> Result<Self, StateError> {
-        let error = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| StateError::Io { path, source }
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(error(root))?;
-        let _exclusive = lock_root(root).map_err(error(root))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(at(root))?;
         let path = root.join(id.as_str());
-        if path.symlink_metadata().is_ok() && !sweep(root, &path).map_err(error(&path))? {
-            return Err(StateError::Exists(id.to_string()));
+        loop {
+            let exclusive = lock_root(root).map_err(at(root))?;
+            match sweep(root, &path).map_err(at(&path))? {
+                Found::Nothing => {}
+                Found::Container => return Err(StateError::Exists),
+                Found::Busy(lock) => {
+                    // A command is at work on it, maybe to remove it. Others may have their turn meanwhile.
+                    drop(exclusive);
+                    locked(&lock).map_err(at(&path))?;
+                    continue;
+                }
+            }
+            sweep_others(root);
+            let (directory, lock) = make(root, &path).map_err(at(&path))?;
+            return Ok(Self { root: root.to_path_buf(), path, directory, lock: Some(lock) });
         }
-        sweep_others(root);
-        let (directory, lock) = make(root, &path).map_err(error(&path))?;
-        Ok(Self { root: root.to_path_buf(), path, directory, _lock: lock })
     }
 
-    /// Binds the socket on which the monitor takes connections to the guest.
-    pub fn listen(&self) -> Result<OwnedFd, StateError> {
-        UnixListener::bind(self.socket())
-            .map(OwnedFd::from)
-            .map_err(|source| StateError::Io { path: self.path.join(SOCKET), source })
+    /// The directory of a container that was made before.
+    pub fn open(root: &Path, id: &ContainerId) -> Result<Self, StateError> {
+        let path = root.join(id.as_str());
+        match File::open(&path) {
+            Ok(directory) if path.join(LOCK).exists() => {
+                Ok(Self { root: root.to_path_buf(), path, directory, lock: None })
+            }
+            Ok(_) => Err(StateError::Unknown),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StateError::Unknown),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
+    /// The names of the containers in ROOT.
+    pub fn list(root: &Path) -> Result<Vec<ContainerId>, StateError> {
+        let entries = match fs::read_dir(root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(at(root))?,
+        };
+        let named = entries.flatten().filter_map(|entry| ContainerId::new(entry.file_name().to_str()?).ok());
+        let mut found: Vec<_> = named.filter(|id| root.join(id.as_str()).join(LOCK).exists()).collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found)
+    }
+
+    /// Waits until no other command is at work on the container, and keeps others from it until this is dropped.
+    pub fn lock(&mut self) -> Result<(), StateError> {
+        if self.lock.is_none() {
+            let lock = open_lock(&self.path).map_err(at(&self.path))?.ok_or(StateError::Unknown)?;
+            locked(&lock).map_err(at(&self.path))?;
+            // It may have been removed meanwhile.
+            let links = lock.metadata().map_err(at(&self.path))?.nlink();
+            if links == 0 {
+                return Err(StateError::Unknown);
+            }
+            self.lock = Some(lock);
+        }
+        Ok(())
+    }
+
+    /// Lets other commands have their turn.
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// The lock, while it is held: whoever has this open too holds it as well.
+    pub fn held_lock(&self) -> Option<BorrowedFd<'_>> {
+        self.lock.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// What is kept of the container; nothing if its `create` has not come that far.
+    pub fn read(&self) -> Result<Option<Record>, StateError> {
+        read_record(&self.file(RECORD)).map_err(at(&self.path.join(RECORD)))
+    }
+
+    /// Keeps this of the container.
+    pub fn write(&self, record: &Record) -> Result<(), StateError> {
+        let write = || {
+            let new = self.file(NEW_RECORD);
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
+            file.sync_all()?;
+            fs::rename(new, self.file(RECORD))
+        };
+        write().map_err(at(&self.path.join(RECORD)))
     }
 
     /// A short path to the socket, good in this process.
     pub fn socket(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()))
+        self.file(SOCKET)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        socket_in(self.directory.as_fd()).with_file_name(name)
+    }
+
+    /// Removes the directory, and with it the lock.
+    pub fn remove(self) -> Result<(), StateError> {
+        // Without the lock on ROOT the removal would race with a start that looks at a half-removed directory.
+        let _exclusive = lock_root(&self.root).map_err(at(&self.root))?;
+        discard(&self.root, &self.path).map_err(at(&self.path))
     }
 }
 
-impl Drop for StateDir {
-    fn drop(&mut self) {
-        // Without the lock on ROOT the removal would race with a start that looks at a half-removed directory.
-        let _exclusive = lock_root(&self.root);
-        let _ = discard(&self.root, &self.path);
+/// A short path to the socket in an open state directory, good in this process.
+pub fn socket_in(directory: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))
+}
+
+/// The socket of a container's proxy for the proxies of exec'd processes.
+pub fn exec_socket_in(directory: BorrowedFd<'_>) -> PathBuf {
+    socket_in(directory).with_file_name(EXEC_SOCKET)
+}
+
+/// What is kept of the container whose state directory is open; nothing where it cannot be read.
+pub fn record_in(directory: BorrowedFd<'_>) -> Option<Record> {
+    read_record(&socket_in(directory).with_file_name(RECORD)).ok().flatten()
+}
+
+/// Binds the socket on which a monitor takes connections to its guest.
+pub fn listen(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    UnixListener::bind(socket_in(directory)).map(OwnedFd::from)
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_path_buf();
+    move |source| StateError::Io { path, source }
+}
+
+fn read_record(path: &Path) -> io::Result<Option<Record>> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<Option<File>> {
+    match OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path.join(LOCK)) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -152,34 +281,57 @@ fn discard(root: &Path, path: &Path) -> io::Result<()> {
 
 /// Removes a directory that holds nothing but what this program puts there.
 fn empty(path: &Path) -> io::Result<()> {
-    let _ = fs::remove_file(path.join(SOCKET));
-    let _ = fs::remove_file(path.join(LOCK));
+    execs::files(path).for_each(|file| drop(fs::remove_file(file)));
+    for name in [SOCKET, EXEC_SOCKET, RECORD, NEW_RECORD, LOCK] {
+        let _ = fs::remove_file(path.join(name));
+    }
     fs::remove_dir(path)
 }
 
 fn lock_root(root: &Path) -> io::Result<File> {
     let file = File::open(root)?;
-    loop {
-        match flock(&file, FlockOperation::LockExclusive) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return result.map(|()| file).map_err(io::Error::from),
-        }
-    }
+    locked(&file).map(|()| file)
 }
 
-/// Removes a state directory if nobody holds its lock. Returns whether it is gone. ROOT is locked.
-fn sweep(root: &Path, path: &Path) -> io::Result<bool> {
-    let lock = match OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path.join(LOCK)) {
-        Ok(lock) => lock,
-        // Not this program's: it may go if it is empty.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return fs::remove_dir(path).map(|()| true),
-        Err(error) => return Err(error),
-    };
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => discard(root, path).map(|()| true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error.into()),
+fn locked(file: &File) -> io::Result<()> {
+    Ok(retry_on_intr(|| flock(file, FlockOperation::LockExclusive))?)
+}
+
+/// What has a name that somebody wants.
+enum Found {
+    /// Nothing, by now.
+    Nothing,
+    /// A container that somebody may ask for.
+    Container,
+    /// A container that a command is at work on; this is its lock.
+    Busy(File),
+}
+
+/// Removes a state directory if nobody will ask for it. ROOT is locked.
+fn sweep(root: &Path, path: &Path) -> io::Result<Found> {
+    if path.symlink_metadata().is_err() {
+        return Ok(Found::Nothing);
     }
+    let Some(lock) = open_lock(path)? else {
+        // Not this program's: it may go if it is empty.
+        return fs::remove_dir(path).map(|()| Found::Nothing);
+    };
+    let asked_for = |record: &Option<Record>| record.as_ref().is_some_and(|record| !record.is_abandoned());
+    if asked_for(&read_record(&path.join(RECORD))?) {
+        return Ok(Found::Container);
+    }
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Found::Busy(lock)),
+        Err(error) => return Err(error.into()),
+    }
+    // Only now nobody changes it.
+    let record = read_record(&path.join(RECORD))?;
+    if asked_for(&record) {
+        return Ok(Found::Container);
+    }
+    record.as_ref().map_or(Ok(()), clear).map_err(io::Error::other)?;
+    discard(root, path).map(|()| Found::Nothing)
 }
 
 fn sweep_others(root: &Path) {
@@ -193,93 +345,4 @@ fn sweep_others(root: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    fn id(name: &str) -> ContainerId {
-        ContainerId::new(name).unwrap()
-    }
-
-    #[test]
-    fn id_rules() {
-        for good in ["a", "A_b+c-d.e", "...", "0", &"x".repeat(255)] {
-            ContainerId::new(good).unwrap();
-        }
-        for bad in ["", ".", "..", "a/b", "../x", "a b", "é", "a\n", "a\0", &"x".repeat(256)] {
-            assert!(matches!(ContainerId::new(bad), Err(StateError::Id(_))), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn directory_is_private_and_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path().join("deep/root");
-        let state = StateDir::create(&root, &id("c")).unwrap();
-        assert_eq!(fs::metadata(root.join("c")).unwrap().permissions().mode() & 0o777, 0o700);
-        let _listener = state.listen().unwrap();
-        UnixStream::connect(state.socket()).unwrap();
-        drop(state);
-        assert!(fs::read_dir(&root).unwrap().next().is_none());
-    }
-
-    #[test]
-    fn a_living_container_keeps_its_id() {
-        let root = tempfile::tempdir().unwrap();
-        let _state = StateDir::create(root.path(), &id("c")).unwrap();
-        let text = StateDir::create(root.path(), &id("c")).unwrap_err().to_string();
-        assert_eq!(text, "container with id \"c\" already exists");
-        StateDir::create(root.path(), &id("d")).unwrap();
-        assert!(root.path().join("c/sandbox.lock").exists());
-    }
-
-    #[test]
-    fn what_killed_commands_left_is_swept() {
-        let root = tempfile::tempdir().unwrap();
-        for name in ["c", "old"] {
-            fs::create_dir(root.path().join(name)).unwrap();
-            fs::write(root.path().join(name).join(LOCK), "").unwrap();
-            fs::write(root.path().join(name).join(SOCKET), "").unwrap();
-        }
-        fs::create_dir(root.path().join("not-ours")).unwrap();
-        fs::write(root.path().join("not-ours/lock"), "").unwrap();
-        fs::create_dir(root.path().join("empty")).unwrap();
-        fs::create_dir(root.path().join(STAGING)).unwrap();
-        fs::write(root.path().join(STAGING).join(LOCK), "").unwrap();
-        let state = StateDir::create(root.path(), &id("c")).unwrap();
-        assert!(!root.path().join("old").exists());
-        assert!(root.path().join("not-ours/lock").exists() && root.path().join("empty").exists());
-        assert!(!root.path().join(STAGING).exists());
-        StateDir::create(root.path(), &id("empty")).unwrap();
-        let text = StateDir::create(root.path(), &id("not-ours")).unwrap_err().to_string();
-        assert!(text.contains("not-ours: directory not empty"), "{text}");
-        let _listener = state.listen().unwrap();
-    }
-
-    #[test]
-    fn long_roots_and_ids_have_sockets() {
-        let root = tempfile::tempdir().unwrap();
-        let long = root.path().join("r".repeat(150));
-        let state = StateDir::create(&long, &id(&"i".repeat(200))).unwrap();
-        let _listener = state.listen().unwrap();
-        UnixStream::connect(state.socket()).unwrap();
-    }
-
-    #[test]
-    fn impossible_root_is_named() {
-        let text = StateDir::create(Path::new("/dev/null/x"), &id("c")).unwrap_err().to_string();
-        assert_eq!(text, "state directory /dev/null/x: not a directory; name another with --root");
-    }
-
-    #[test]
-    fn many_at_once_get_one_id_once() {
-        let root = tempfile::tempdir().unwrap();
-        let made: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| StateDir::create(root.path(), &id("c")))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(made.iter().filter(|result| result.is_ok()).count(), 1);
-    }
-}
+mod tests;

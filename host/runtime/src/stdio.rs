@@ -1,9 +1,10 @@
-//! Carries stdin, stdout and stderr (or a terminal) between this command and the container: one thread and one connection each.
+//! Carries stdin, stdout and stderr (or a terminal) between the host and a process in the guest: one thread and one connection each.
 
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -21,14 +22,32 @@ const BUFFER: usize = 256 << 10;
 /// Moved at once by splice(2); a pipe holds less, so that this is no limit.
 const SPLICE: usize = 1 << 20;
 
+/// How long a guest that has said all its output was sent may keep a stream open and silent.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// The output directions that still run.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs(Arc<(Mutex<Left>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct Left {
-    running: usize,
+    /// Of each direction that runs: whether it waits for the guest (else for a reader on the host), and how often it has changed.
+    running: Vec<Arc<Activity>>,
     abandoned: bool,
+}
+
+/// What a direction does just now.
+#[derive(Debug, Default)]
+pub struct Activity {
+    /// Odd while it waits for the guest. Grows with each change.
+    turns: AtomicU64,
+}
+
+impl Activity {
+    fn waits_for_guest(&self, waits: bool) {
+        let odd = self.turns.load(Ordering::Relaxed) % 2 == 1;
+        self.turns.fetch_add(if odd == waits { 2 } else { 1 }, Ordering::Relaxed);
+    }
 }
 
 impl Outputs {
@@ -41,17 +60,28 @@ impl Outputs {
         self.0.1.notify_all();
     }
 
-    /// Waits until all output was written, or somebody calls [`abandon`](Self::abandon).
+    /// Waits, after the guest has said that all was sent, until all output was written, or somebody calls
+    /// [`abandon`](Self::abandon). A reader on the host may take its time; a guest that keeps a stream open and is silent may not.
     pub fn wait(&self) {
-        let mut left = self.left();
-        while left.running > 0 && !left.abandoned {
-            left = self.0.1.wait(left).unwrap_or_else(PoisonError::into_inner);
+        let unfinished = |left: &mut Left| !left.running.is_empty() && !left.abandoned;
+        let mut before = Vec::new();
+        loop {
+            let waited = self.0.1.wait_timeout_while(self.left(), SILENCE, unfinished);
+            let (left, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if !timeout.timed_out() {
+                return;
+            }
+            let now: Vec<u64> = left.running.iter().map(|activity| activity.turns.load(Ordering::Relaxed)).collect();
+            if now == before && now.iter().all(|turns| turns % 2 == 1) {
+                return;
+            }
+            before = now;
         }
     }
 
     /// Waits for the same, but not longer than `timeout`.
     pub fn wait_timeout(&self, timeout: Duration) {
-        let unfinished = |left: &mut Left| left.running > 0 && !left.abandoned;
+        let unfinished = |left: &mut Left| !left.running.is_empty() && !left.abandoned;
         let _ = self.0.1.wait_timeout_while(self.left(), timeout, unfinished);
     }
 
@@ -62,48 +92,49 @@ impl Outputs {
 }
 
 /// Counts one output direction until it is dropped.
-struct Running(Outputs);
+struct Running(Outputs, Arc<Activity>);
 
 impl Running {
     fn new(outputs: &Outputs) -> Self {
-        outputs.change(|left| left.running += 1);
-        Self(outputs.clone())
+        let activity = Arc::new(Activity::default());
+        outputs.change(|left| left.running.push(activity.clone()));
+        Self(outputs.clone(), activity)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.change(|left| left.running -= 1);
+        self.0.change(|left| left.running.retain(|activity| !Arc::ptr_eq(activity, &self.1)));
     }
 }
 
-/// Starts what carries this process's stdio: with `terminal` one stream for both directions, else up to three.
-/// `connect` makes the connection of a token and blocks until the guest is there, on a thread of its own.
-/// `first_output` is called when the container has written for the first time (or more often).
+/// Starts what carries a process's streams: one for both directions with a `terminal`, else this process's own stdin, stdout and
+/// stderr. `connect` makes the connection of a token and blocks until the guest is there, on a thread of its own.
+/// `first_output` is called when the process has written for the first time (or more often).
 pub fn start(
-    terminal: bool,
+    terminal: Option<OwnedFd>,
     connect: impl Fn(u64) -> Result<UnixStream, ConnectError> + Clone + Send + 'static,
     first_output: impl Fn() + Clone + Send + 'static,
 ) -> io::Result<(Stdio, Outputs)> {
     let outputs = Outputs::default();
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let mut stdio = Stdio::default();
-    if terminal {
+    if let Some(terminal) = terminal {
         stdio.terminal_token = random_token()?;
         let token = stdio.terminal_token;
-        let (input, output) = (stdin.as_fd().try_clone_to_owned()?, stdout.as_fd().try_clone_to_owned()?);
+        let output = terminal.try_clone()?;
         let running = Running::new(&outputs);
         spawn("terminal", move || {
-            carry_terminal(connect_nonblocking(&connect, token), input, &output, first_output, running)
+            carry_terminal(connect_nonblocking(&connect, token), terminal, &output, first_output, running)
         })?;
         return Ok((stdio, outputs));
     }
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     if let Some(input) = unless_null(stdin.as_fd())? {
         stdio.stdin_token = random_token()?;
         let (token, connect) = (stdio.stdin_token, connect.clone());
         spawn("stdin", move || {
             let Ok(stream) = connect_nonblocking(&connect, token) else { return };
-            let _ = copy(input.as_fd(), stream.as_fd(), Some(stream.as_fd()), || {});
+            let _ = copy(input.as_fd(), stream.as_fd(), Some(stream.as_fd()), None, || {});
             let _ = stream.shutdown(Shutdown::Write);
             // The connection stays until the guest closes it too: closing now could cut off what is under way.
             wait_gone(stream.as_fd());
@@ -119,9 +150,8 @@ pub fn start(
         }
         let (connect, first_output, running) = (connect.clone(), first_output.clone(), Running::new(&outputs));
         spawn(name, move || {
-            let _running = running;
             if let Ok(stream) = connect_nonblocking(&connect, token) {
-                let _ = copy(stream.as_fd(), output.as_fd(), None, first_output);
+                let _ = copy(stream.as_fd(), output.as_fd(), None, Some(&running.1), first_output);
             }
         })?;
     }
@@ -148,15 +178,14 @@ fn carry_terminal(
     first_output: impl FnOnce(),
     running: Running,
 ) {
-    let _running = running;
     let Ok(stream) = stream else { return };
     let Ok(to_guest) = stream.try_clone() else { return };
     let typed = spawn("terminal input", move || {
         // No half-close at the end of the input: a terminal has none.
-        let _ = copy(input.as_fd(), to_guest.as_fd(), Some(to_guest.as_fd()), || {});
+        let _ = copy(input.as_fd(), to_guest.as_fd(), Some(to_guest.as_fd()), None, || {});
     });
     if typed.is_ok() {
-        let _ = copy(stream.as_fd(), output.as_fd(), None, first_output);
+        let _ = copy(stream.as_fd(), output.as_fd(), None, Some(&running.1), first_output);
     }
     // Ends the other direction too.
     let _ = stream.shutdown(Shutdown::Both);
@@ -173,6 +202,7 @@ fn unless_null(fd: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Copies until the end of `from`, or until `gone` (a socket) was closed by its other end. Calls `first` after the first bytes.
+/// `activity` says whether the copy waits for `from`.
 /// Either descriptor may be blocking or not. Returns the number of bytes copied.
 ///
 /// splice(2) never waits here: while it does, the kernel holds the pipe's lock, so that nobody else can read what is in the pipe
@@ -181,6 +211,7 @@ pub fn copy(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     gone: Option<BorrowedFd<'_>>,
+    activity: Option<&Activity>,
     first: impl FnOnce(),
 ) -> io::Result<u64> {
     let mut first = Some(first);
@@ -192,9 +223,11 @@ pub fn copy(
         {
             return Ok(total);
         }
+        // A read without splice may wait itself; a write sets this back.
+        note(activity, !buffer.is_empty());
         let moved = match buffer.len() {
             0 => splice(from, None, to, None, SPLICE, SpliceFlags::MOVE | SpliceFlags::NONBLOCK),
-            _ => move_once(from, to, &mut buffer),
+            _ => move_once(from, to, &mut buffer, activity),
         };
         match moved {
             Ok(0) => return Ok(total),
@@ -206,7 +239,9 @@ pub fn copy(
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
+                note(activity, true);
                 wait(from, PollFlags::IN)?;
+                note(activity, false);
                 wait(to, PollFlags::OUT)?;
             }
             // Neither is a pipe, or one is something that splice does not know.
@@ -216,8 +251,20 @@ pub fn copy(
     }
 }
 
-fn move_once(from: BorrowedFd<'_>, to: BorrowedFd<'_>, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+fn note(activity: Option<&Activity>, waits_for_guest: bool) {
+    if let Some(activity) = activity {
+        activity.waits_for_guest(waits_for_guest);
+    }
+}
+
+fn move_once(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    activity: Option<&Activity>,
+) -> rustix::io::Result<usize> {
     let count = rustix::io::read(from, &mut *buffer)?;
+    note(activity, false);
     let mut rest = &buffer[..count];
     while !rest.is_empty() {
         match rustix::io::write(to, rest) {
@@ -247,182 +294,4 @@ fn wait_gone(socket: BorrowedFd<'_>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write, pipe};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Instant;
-
-    use super::*;
-
-    const SIZE: usize = 100 << 20;
-
-    /// Of a length that divides no buffer's, so that a lost, doubled or moved piece shows.
-    fn block() -> Vec<u8> {
-        (0..1_000_003u32).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect()
-    }
-
-    fn write_all(mut to: impl Write) {
-        let block = block();
-        let mut left = SIZE;
-        while left > 0 {
-            let count = left.min(block.len());
-            to.write_all(&block[..count]).unwrap();
-            left -= count;
-        }
-    }
-
-    fn check_all(mut from: impl Read) {
-        let mut data = Vec::new();
-        from.read_to_end(&mut data).unwrap();
-        assert_eq!(data.len(), SIZE);
-        let block = block();
-        assert!(data.chunks(block.len()).all(|chunk| chunk == &block[..chunk.len()]));
-    }
-
-    #[test]
-    fn large_output_through_a_pipe() {
-        let (source, stream) = UnixStream::pair().unwrap();
-        let (reader, writer) = pipe().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(move || write_all(source));
-            scope.spawn(move || check_all(reader));
-            scope.spawn(move || {
-                let firsts = AtomicUsize::new(0);
-                let count = || firsts.store(firsts.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-                assert_eq!(copy(stream.as_fd(), writer.as_fd(), None, count).unwrap(), SIZE as u64);
-                assert_eq!(firsts.into_inner(), 1);
-            });
-        });
-    }
-
-    #[test]
-    fn large_input_from_a_pipe_and_half_close() {
-        let (reader, writer) = pipe().unwrap();
-        let (stream, guest) = UnixStream::pair().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(move || write_all(writer));
-            scope.spawn(move || check_all(guest));
-            scope.spawn(move || {
-                copy(reader.as_fd(), stream.as_fd(), Some(stream.as_fd()), || {}).unwrap();
-                stream.shutdown(Shutdown::Write).unwrap();
-                wait_gone(stream.as_fd());
-            });
-        });
-    }
-
-    #[test]
-    fn sockets_and_files_are_copied_without_splice() {
-        let (source, stream) = UnixStream::pair().unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(move || write_all(source));
-            assert_eq!(copy(stream.as_fd(), file.as_fd(), None, || {}).unwrap(), SIZE as u64);
-        });
-        check_all(file.reopen().unwrap());
-    }
-
-    #[test]
-    fn non_blocking_ends_are_waited_for() {
-        let (source, stream) = UnixStream::pair().unwrap();
-        let (reader, writer) = pipe().unwrap();
-        stream.set_nonblocking(true).unwrap();
-        rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        thread::scope(|scope| {
-            scope.spawn(move || write_all(source));
-            scope.spawn(move || check_all(reader));
-            scope.spawn(move || copy(stream.as_fd(), writer.as_fd(), None, || {}).unwrap());
-        });
-    }
-
-    /// Reads from the pipe, on a thread so that a pipe whose lock is held fails the test.
-    fn read_soon(mut from: impl Read + Send + 'static, count: usize) -> String {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        thread::spawn(move || {
-            let mut data = vec![0; count];
-            from.read_exact(&mut data).unwrap();
-            sender.send(String::from_utf8(data).unwrap()).unwrap();
-        });
-        receiver.recv_timeout(Duration::from_secs(10)).expect("the pipe can be read")
-    }
-
-    #[test]
-    fn a_pipe_for_two_streams_is_free_while_both_are_silent() {
-        let (reader, writer) = pipe().unwrap();
-        let streams = [UnixStream::pair().unwrap(), UnixStream::pair().unwrap()];
-        let sources = streams.map(|(source, stream)| {
-            let writer = writer.try_clone().unwrap();
-            thread::spawn(move || copy(stream.as_fd(), writer.as_fd(), None, || {}));
-            source
-        });
-        thread::sleep(Duration::from_millis(50));
-        for (mut source, text) in sources.iter().zip(["one", "two"]) {
-            source.write_all(text.as_bytes()).unwrap();
-            assert_eq!(read_soon(reader.try_clone().unwrap(), 3), text);
-        }
-    }
-
-    #[test]
-    fn a_pipe_is_free_while_its_guest_reads_nothing() {
-        let (reader, mut writer) = pipe().unwrap();
-        let (stream, _guest) = UnixStream::pair().unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let source = reader.try_clone().unwrap();
-        thread::spawn(move || copy(source.as_fd(), stream.as_fd(), Some(stream.as_fd()), || {}));
-        // More than the socket and the pipe hold, without blocking.
-        rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        thread::spawn(move || {
-            for _ in 0..1000 {
-                let _ = writer.write(&[0; 4096]);
-                thread::sleep(Duration::from_micros(200));
-            }
-            sender.send(()).unwrap();
-        });
-        receiver.recv_timeout(Duration::from_secs(20)).expect("the pipe can be written to");
-        drop(reader);
-    }
-
-    #[test]
-    fn input_that_never_ends_is_left_when_the_guest_closes() {
-        let (reader, _writer) = pipe().unwrap();
-        let (stream, guest) = UnixStream::pair().unwrap();
-        let thread = thread::spawn(move || copy(reader.as_fd(), stream.as_fd(), Some(stream.as_fd()), || {}));
-        drop(guest);
-        assert_eq!(thread.join().unwrap().unwrap(), 0);
-    }
-
-    #[test]
-    fn a_reader_that_went_away_ends_the_direction() {
-        let (mut source, stream) = UnixStream::pair().unwrap();
-        let (reader, writer) = pipe().unwrap();
-        drop(reader);
-        source.write_all(b"x").unwrap();
-        let error = copy(stream.as_fd(), writer.as_fd(), None, || {}).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-    }
-
-    #[test]
-    fn outputs_are_waited_for() {
-        let outputs = Outputs::default();
-        outputs.wait();
-        let running = Running::new(&outputs);
-        let waiting = outputs.clone();
-        let thread = thread::spawn(move || waiting.wait());
-        drop(running);
-        thread.join().unwrap();
-        let _stuck = Running::new(&outputs);
-        outputs.wait_timeout(Duration::from_millis(1));
-        outputs.abandon();
-        let start = Instant::now();
-        outputs.wait();
-        assert!(start.elapsed() < Duration::from_secs(5));
-    }
-
-    #[test]
-    fn dev_null_is_no_stream() {
-        let null = std::fs::File::open("/dev/null").unwrap();
-        assert!(unless_null(null.as_fd()).unwrap().is_none());
-        let zero = std::fs::File::open("/dev/zero").unwrap();
-        assert!(unless_null(zero.as_fd()).unwrap().is_some());
-    }
-}
+mod tests;

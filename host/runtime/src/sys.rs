@@ -1,4 +1,4 @@
-//! The few system calls of the command that need unsafe code: spawning with placed descriptors, signalfd, the clock.
+//! The few system calls of the command that need unsafe code: spawning with placed descriptors, signals, the clock.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -29,6 +29,13 @@ pub fn random_token() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(u64::from_ne_bytes(bytes).max(1))
+}
+
+/// A signal by its number, those that have no name too.
+pub fn signal(number: i32) -> Option<rustix::process::Signal> {
+    // SAFETY: the kernel knows the signals 1 to 64. The C library keeps 32 and 33 for its threads; whoever sends those to another
+    // process harms that process at most.
+    (1..=64).contains(&number).then(|| unsafe { rustix::process::Signal::from_raw_unchecked(number) })
 }
 
 fn signal_set(signals: &[i32]) -> libc::sigset_t {
@@ -88,6 +95,48 @@ pub fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// Takes over a descriptor that this process was started with; `None` when it is not open. It is closed by an exec from now on.
+///
+/// Whoever calls this does so once for a number, before anything else in the process opens descriptors.
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_SETFD changes a flag of a descriptor, open or not, and touches no memory.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and it came from the parent: nothing else in this process owns it yet.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Gives this process, which must have one thread, a network namespace of its own.
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: no memory and no descriptors are unshared.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?)
+}
+
+/// Ends this process by a signal, so that whoever waits for it sees which; returns where that is not possible.
+pub fn die_by(signal: i32) {
+    let set = signal_set(&[signal]);
+    // SAFETY: sigaction is plain data and the default action runs no code; all pointers are valid or null.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        libc::sigaction(signal, &action, ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
+        libc::raise(signal);
+    }
+}
+
+/// What a process gets as its first three descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// This process's own.
+    Inherited,
+    /// /dev/null, but stderr is this process's.
+    Stderr,
+    /// /dev/null.
+    Null,
+}
+
 /// What a process is started with.
 pub struct Spawn<'a> {
     /// The executable.
@@ -96,6 +145,8 @@ pub struct Spawn<'a> {
     pub arguments: &'a [CString],
     /// The whole environment, `NAME=value`.
     pub environment: &'a [CString],
+    /// stdin, stdout and stderr.
+    pub streams: Streams,
     /// Descriptors and the numbers that they get. Numbers must be 3 or more.
     pub descriptors: &'a [(BorrowedFd<'a>, RawFd)],
 }
@@ -124,15 +175,20 @@ fn check(error: libc::c_int) -> io::Result<()> {
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
-fn file_actions(descriptors: &[(OwnedFd, RawFd)], end: RawFd) -> io::Result<FileActions> {
+fn file_actions(streams: Streams, descriptors: &[(OwnedFd, RawFd)], end: RawFd) -> io::Result<FileActions> {
     // SAFETY: the actions are initialised before anything is added; the path is a constant that outlives the calls.
     unsafe {
         let mut actions: libc::posix_spawn_file_actions_t = std::mem::zeroed();
         check(libc::posix_spawn_file_actions_init(&mut actions))?;
         let mut actions = FileActions(actions);
         let null = c"/dev/null".as_ptr();
-        check(libc::posix_spawn_file_actions_addopen(&mut actions.0, 0, null, libc::O_RDWR, 0))?;
-        check(libc::posix_spawn_file_actions_adddup2(&mut actions.0, 0, 1))?;
+        if streams != Streams::Inherited {
+            check(libc::posix_spawn_file_actions_addopen(&mut actions.0, 0, null, libc::O_RDWR, 0))?;
+            check(libc::posix_spawn_file_actions_adddup2(&mut actions.0, 0, 1))?;
+        }
+        if streams == Streams::Null {
+            check(libc::posix_spawn_file_actions_adddup2(&mut actions.0, 0, 2))?;
+        }
         for (fd, number) in descriptors {
             check(libc::posix_spawn_file_actions_adddup2(&mut actions.0, fd.as_raw_fd(), *number))?;
         }
@@ -161,8 +217,7 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
 
-/// Starts a process in a session of its own: stdin and stdout are /dev/null, stderr is this process's, the descriptors are
-/// where the caller wants them and none is open above. posix_spawn(3) shares memory until the exec, so that it costs the same
+/// Starts a process in a session of its own: the descriptors are where the caller wants them, and none is open above. posix_spawn(3) shares memory until the exec, so that it costs the same
 /// however large this process is. Returns the process id.
 pub fn spawn(what: &Spawn<'_>) -> io::Result<i32> {
     let end = what.descriptors.iter().map(|(_, number)| number + 1).max().unwrap_or(3);
@@ -172,7 +227,7 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<i32> {
         .iter()
         .map(|(fd, number)| Ok((rustix::io::fcntl_dupfd_cloexec(fd, end)?, *number)))
         .collect::<io::Result<Vec<_>>>()?;
-    let actions = file_actions(&moved, end)?;
+    let actions = file_actions(what.streams, &moved, end)?;
     let attributes = attributes()?;
     let (arguments, environment) = (pointers(what.arguments), pointers(what.environment));
     let mut pid = 0;
@@ -212,6 +267,7 @@ mod tests {
             path: c"/bin/sh",
             arguments: &arguments,
             environment: &strings(&["X=seen", "PATH=/bin:/usr/bin"]),
+            streams: Streams::Stderr,
             descriptors: &[(writer.as_fd(), 4), (writer.as_fd(), 3)],
         })
         .unwrap();

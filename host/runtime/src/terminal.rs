@@ -9,6 +9,7 @@ use agent_protocol::agent::TerminalSize;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::error::Plain;
+use crate::proxy::protocol::Size;
 
 /// There is no terminal that could be the container's.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +53,21 @@ impl Terminal {
         Self(Arc::new(fd))
     }
 
+    /// A descriptor of its own for the same terminal.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
     /// Its size, unless it has none.
-    pub fn size(&self) -> Option<TerminalSize> {
+    pub fn window(&self) -> Option<Size> {
         let size = tcgetwinsize(&self.0).ok().filter(|size| size.ws_row != 0 && size.ws_col != 0)?;
-        Some(TerminalSize { rows: size.ws_row.into(), columns: size.ws_col.into(), ..Default::default() })
+        Some(Size { rows: size.ws_row, columns: size.ws_col })
+    }
+
+    /// The same for the agent.
+    pub fn size(&self) -> Option<TerminalSize> {
+        let Size { rows, columns } = self.window()?;
+        Some(TerminalSize { rows: rows.into(), columns: columns.into(), ..Default::default() })
     }
 
     /// Passes every byte typed to the container, Ctrl-C too, and shows what the container's own terminal made of its output.

@@ -116,8 +116,8 @@ fn wrong_types(env: &Env) {
 fn unsupported_fields(env: &Env) {
     for (pointer, value, word) in [
         ("/linux/intelRdt", json!({ "closID": "x" }), "intelRdt"),
-        ("/process/apparmorProfile", json!("some-profile"), "apparmorProfile"),
-        ("/process/selinuxLabel", json!("a:b:c"), "selinuxLabel"),
+        ("/linux/resources", json!({ "memory": { "swappiness": 10 } }), "linux.resources.memory.swappiness"),
+        ("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "linux.seccomp.defaultAction"),
     ] {
         let bundle = env.bundle(Root::Busybox).set(pointer, value);
         refused(env, &env.run(&bundle), &[word]);

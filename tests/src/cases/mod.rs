@@ -2,6 +2,7 @@
 
 mod bad;
 mod differential;
+mod fields;
 mod filesystem;
 mod programs;
 mod settings;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Case> {
         signals::CASES,
         terminal::CASES,
         settings::CASES,
+        fields::CASES,
         programs::CASES,
         filesystem::CASES,
         trace::CASES,

@@ -128,7 +128,7 @@ fn calls_are_answered() {
         agent(stream);
     });
     let guest = Arc::new(Guest::connect(&path, "c1").unwrap());
-    let created = guest.create(vec![b' '; 1234], Stdio { stdout_token: 7, ..Default::default() }).unwrap();
+    let created = guest.create(vec![b' '; 1234], Stdio { stdout_token: 7, ..Default::default() }, Vec::new()).unwrap();
     assert_eq!(created.pid, 1234);
     let text = guest.start().unwrap_err().to_string();
     assert_eq!(text, "exec: \"foo\": executable file not found in $PATH");
@@ -136,7 +136,7 @@ fn calls_are_answered() {
     let waiting = thread::spawn(move || waiter.wait());
     // A signal overtakes the call that waits.
     thread::sleep(Duration::from_millis(20));
-    guest.signal(15).unwrap();
+    guest.signal(15, false).unwrap();
     assert_eq!(waiting.join().unwrap().unwrap().exit_status, 143);
     assert!(matches!(guest.shutdown(), Err(RpcError::Closed)));
     assert!(matches!(guest.wait(), Err(RpcError::Closed)));
@@ -191,6 +191,6 @@ fn a_hostile_answer_ends_the_connection() {
 fn a_configuration_that_no_message_holds_is_refused() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let guest = Guest::over(ours, "c1").unwrap();
-    let error = guest.create(vec![0; 5 << 20], Stdio::default()).unwrap_err();
+    let error = guest.create(vec![0; 5 << 20], Stdio::default(), Vec::new()).unwrap_err();
     assert!(matches!(error, RpcError::TooLarge(_)));
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use agent_protocol::{GUEST_CID, READY_PORT, SHARE_TAG};
 use kvm_ioctls::Kvm;
 use vmm::devices::console::Console;
-use vmm::devices::fs::{Fs, FsConfig, FsError};
+use vmm::devices::fs::{self, Fs, FsConfig, FsError};
 use vmm::devices::rng::Rng;
 use vmm::devices::vsock::{Vsock, VsockConfig};
 use vmm::event_loop::{EventLoop, EventLoopError};
@@ -25,6 +25,7 @@ use vmm::{ThreadStart, memory};
 use crate::control::{MonitorConfig, MonitorEvent, fds};
 use crate::jail::{self, JailError, JailHandles};
 use crate::seccomp::{self, SeccompError, ThreadKind};
+use crate::settings::CachePolicy;
 use crate::sys::{now_ns, use_one_heap};
 
 use inherited::Inherited;
@@ -115,7 +116,7 @@ fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> 
     let on_start: ThreadStart = Arc::new(confine_thread);
     let device_loop = EventLoop::start(Arc::clone(&on_start))?;
     let mut vm = Vm::new(parts.kvm, memory::allocate(config.memory_mib)?, reporter.console().clone())?;
-    vm.add_device(Box::new(share_device(jail, &on_start)?))?;
+    vm.add_device(Box::new(share_device(jail, config.cache, &on_start)?))?;
     let on_ready = Arc::clone(reporter);
     let vsock = VsockConfig {
         guest_cid: u64::from(GUEST_CID),
@@ -137,7 +138,7 @@ fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> 
     Ok(running)
 }
 
-fn share_device(jail: JailHandles, on_start: &ThreadStart) -> Result<Fs, FsError> {
+fn share_device(jail: JailHandles, cache: CachePolicy, on_start: &ThreadStart) -> Result<Fs, FsError> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let config = FsConfig {
         tag: SHARE_TAG.to_owned(),
@@ -145,6 +146,11 @@ fn share_device(jail: JailHandles, on_start: &ThreadStart) -> Result<Fs, FsError
         proc_self_fd: jail.proc_self_fd,
         workers: FS_WORKERS,
         open_files_max: limit.saturating_sub(OWN_DESCRIPTORS).max(1),
+        cache: match cache {
+            CachePolicy::Auto => fs::CachePolicy::Auto,
+            CachePolicy::Always => fs::CachePolicy::Always,
+            CachePolicy::Never => fs::CachePolicy::Never,
+        },
     };
     Fs::new(config, Arc::clone(on_start))
 }

@@ -18,6 +18,7 @@ use ttrpc::Code;
 use super::*;
 use crate::control::fds;
 use crate::guest::tests::{connect_line, read_request, reply};
+use crate::proxy::protocol::Network;
 use crate::share;
 use crate::sys::{Spawn, spawn};
 
@@ -33,7 +34,7 @@ enum Asked {
 
 struct Lab {
     directory: TempDir,
-    session: Session,
+    session: Arc<Session>,
     asked: Receiver<Asked>,
 }
 
@@ -71,7 +72,7 @@ fn answer(
     start: Result<(), &'static str>,
     streams: &mut Vec<UnixStream>,
 ) {
-    let mut waiting = None;
+    let (mut waiting, mut failed) = (None, false);
     while let Some((number, request)) = read_request(connection) {
         let (what, reply_with) = match request.method.as_str() {
             "CreateContainer" => {
@@ -82,7 +83,10 @@ fn answer(
             "StartContainer" => (Asked::Start, StartContainerResponse::default().write_to_bytes().unwrap()),
             "WaitProcess" => {
                 waiting = Some(number);
-                asked.send(Asked::Wait).unwrap();
+                if failed {
+                    reply(connection, number, Ok(WaitProcessResponse::default().write_to_bytes().unwrap()));
+                }
+                let _ = asked.send(Asked::Wait);
                 continue;
             }
             "SignalProcess" => {
@@ -96,10 +100,17 @@ fn answer(
             other => panic!("{other}"),
         };
         match (&what, start) {
-            (Asked::Start, Err(message)) => reply(connection, number, Err((Code::INVALID_ARGUMENT, message))),
+            (Asked::Start, Err(message)) => {
+                reply(connection, number, Err((Code::INVALID_ARGUMENT, message)));
+                failed = true;
+                if let Some(number) = waiting {
+                    reply(connection, number, Ok(WaitProcessResponse::default().write_to_bytes().unwrap()));
+                }
+            }
             _ => reply(connection, number, Ok(reply_with)),
         }
-        asked.send(what).unwrap();
+        // Nobody may listen any more.
+        let _ = asked.send(what);
     }
 }
 
@@ -107,47 +118,74 @@ fn answer(
 fn lab(script: &str, start: Result<(), &'static str>, agent: bool) -> Lab {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("rootfs")).unwrap();
-    let id = ContainerId::new("c1").unwrap();
-    let state = StateDir::create(&directory.path().join("state"), &id).unwrap();
-    let listener = state.listen().unwrap();
+    let state: OwnedFd = fs::File::open(directory.path()).unwrap().into();
+    let listener = state::listen(state.as_fd()).unwrap();
     let (sender, asked) = mpsc::channel();
     let (control, theirs) = UnixStream::pair().unwrap();
     let arguments = ["sh", "-c", script].map(|text| CString::new(text).unwrap());
     // Without an agent the listener is the monitor's only, as it is in life.
     let placed = [(theirs.as_fd(), fds::CONTROL), (listener.as_fd(), fds::VSOCK_LISTENER)];
+    let streams = Streams::Stderr;
     let descriptors = if agent { &placed[..1] } else { &placed[..] };
     let environment = [c"PATH=/bin:/usr/bin".into()];
     let pid =
-        spawn(&Spawn { path: c"/bin/sh", arguments: &arguments, environment: &environment, descriptors }).unwrap();
+        spawn(&Spawn { path: c"/bin/sh", arguments: &arguments, environment: &environment, streams, descriptors })
+            .unwrap();
     let monitor = MonitorProcess::adopt("c1", pid, control, |_| {}).unwrap();
     if agent {
         let listener = UnixListener::from(listener);
         thread::spawn(move || serve(&listener, &sender, start));
     }
     let trace = Arc::new(Trace::to_file(&directory.path().join("trace.json"), now_ns()).unwrap());
-    let signalled = Arc::new(Signalled::new(monitor.killer()));
-    let session = Session { id, monitor, state, trace, signalled, first_output_ns: Arc::default() };
+    let session = Arc::new(Session::with("c1", monitor, state, None, trace));
     Lab { directory, session, asked }
 }
 
 impl Lab {
-    fn plan(&self) -> Plan {
+    fn order(&self) -> ContainerOrder {
         let spec = serde_json::json!({"ociVersion": "1.0.2", "root": {"path": "rootfs"}});
-        share::plan(&serde_json::from_value(spec).unwrap(), self.directory.path(), "c1").unwrap()
+        let plan = share::plan(&serde_json::from_value(spec).unwrap(), self.directory.path(), "c1").unwrap();
+        ContainerOrder {
+            id: "c1".to_string(),
+            network: Network::Host,
+            vcpus: 1,
+            memory_mib: 64,
+            kernel_arguments: String::new(),
+            cache: Default::default(),
+            kernel: PathBuf::new(),
+            initramfs: PathBuf::new(),
+            root: PathBuf::new(),
+            shares: plan.shares,
+            spec: serde_json::to_string(&plan.spec).unwrap(),
+            terminal: false,
+            size: None,
+            attached: true,
+            started_ns: [0; 3],
+        }
     }
 
-    /// Runs the session on a thread. `meanwhile` gets what a signal would go to, and what the agent is asked for.
-    fn run(self, meanwhile: impl FnOnce(&Signalled, &Receiver<Asked>)) -> Result<u8, RunError> {
-        let plan = self.plan();
-        let Self { directory, session, asked } = self;
+    /// Runs the session on a thread, and executes the container when it is ready. `meanwhile` gets what a signal would go to, and
+    /// what the agent is asked for.
+    fn run(self, meanwhile: impl FnOnce(&Signalled, &Receiver<Asked>)) -> Result<End, SessionError> {
+        let order = self.order();
+        let Self { directory: _directory, session, asked } = self;
         let signalled = session.signalled.clone();
-        let machine = Machine { memory_mib: 64, vcpus: 1 };
-        let thread = thread::spawn(move || session.complete(machine, plan, None));
+        let (proceed, proceeds) = mpsc::channel();
+        proceed.send("{}".to_string()).unwrap();
+        let (failed, failure) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            session.boot(&order)?;
+            let executing = session.clone();
+            let execute = || {
+                thread::spawn(move || executing.execute().map_err(|error| failed.send(error)));
+                Ok(())
+            };
+            session.run(order, &proceeds, execute)
+        });
         meanwhile(&signalled, &asked);
         let result = thread.join().unwrap();
-        let left = fs::read_dir(directory.path().join("state")).unwrap().count();
-        assert_eq!(left, 0, "state is removed");
-        result
+        // What the command would have been told first.
+        failure.try_recv().map_or(result, Err)
     }
 }
 
@@ -160,16 +198,14 @@ fn a_container_runs_gets_a_signal_and_ends() {
         let Asked::Create(spec) = asked.recv().unwrap() else { panic!("not created first") };
         assert!(spec.contains(r#""path":"/run/sandbox/share/rootfs""#), "{spec}");
         assert!(spec.contains(r#""cgroupsPath":"/c1""#), "{spec}");
-        assert_eq!(asked.recv().unwrap(), Asked::Start);
-        assert_eq!(asked.recv().unwrap(), Asked::Wait);
-        while matches!(*signalled.phase(), Phase::Starting) {
-            thread::yield_now();
-        }
+        let mut both = [asked.recv().unwrap(), asked.recv().unwrap()];
+        both.sort_by_key(|asked| *asked == Asked::Wait);
+        assert_eq!(both, [Asked::Start, Asked::Wait]);
         signalled.handle(libc::SIGUSR1);
         assert_eq!(asked.recv().unwrap(), Asked::Signal(10));
         assert_eq!(asked.recv().unwrap(), Asked::Shutdown);
     });
-    assert_eq!(result.unwrap(), 138);
+    assert_eq!(result.unwrap(), End::Killed(10));
 }
 
 #[test]
@@ -209,7 +245,7 @@ fn a_signal_ends_the_start() {
             signalled.handle(libc::SIGTERM);
         })
         .unwrap_err();
-    assert!(matches!(error, RunError::Aborted(libc::SIGTERM)), "{error}");
+    assert!(matches!(error, SessionError::Aborted(libc::SIGTERM)), "{error}");
     assert_eq!(error.exit_status(), 143);
     assert!(begin.elapsed() < Duration::from_secs(20));
 }

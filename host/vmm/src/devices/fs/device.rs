@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
 
@@ -34,6 +35,10 @@ pub struct FsConfig {
     pub workers: usize,
     /// Most files that the guest can hold open or cached; opens beyond it fail with ENFILE.
     pub open_files_max: u64,
+    /// What the guest may cache. With [`CachePolicy::Always`] it keeps the pages of a file over open(2), and drops them when it sees
+    /// that size or time of change are others (FUSE_AUTO_INVAL_DATA); `Auto` drops them at each open, so that every exec reads its
+    /// program anew.
+    pub cache: CachePolicy,
 }
 
 /// Why the device could not be made.
@@ -84,14 +89,13 @@ impl Fs {
 }
 
 fn passthrough_config(config: &FsConfig, open_files_max: u64) -> Config {
+    let trusted_for = if matches!(config.cache, CachePolicy::Never) { Duration::ZERO } else { TRUSTED_FOR };
     Config {
         root_dir: config.root.to_string_lossy().into_owned(),
         proc_sfd_rawfd: config.proc_self_fd.try_clone().ok(),
-        entry_timeout: TRUSTED_FOR,
-        attr_timeout: TRUSTED_FOR,
-        // The guest keeps the pages of a file over open(2), and drops them when it sees, within the time above, that size or time of
-        // change are others (FUSE_AUTO_INVAL_DATA). `Auto` would drop them at each open: every exec would read its program anew.
-        cache_policy: CachePolicy::Always,
+        entry_timeout: trusted_for,
+        attr_timeout: trusted_for,
+        cache_policy: config.cache.clone(),
         // File handles would save descriptors, but open_by_handle_at(2) opens any file of the host's file system: the jail
         // would be none.
         inode_file_handles: InodeFileHandlesMode::Never,

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 pub use device::{Fs, FsConfig, FsError};
 pub use persist::FsState;
+pub use virtiofsd::passthrough::CachePolicy;
 
 /// How long the guest may trust what it knows of names and attributes: changes on the host are seen within this time.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);

@@ -141,6 +141,7 @@ fn tags_that_do_not_fit_are_refused() {
             proc_self_fd: File::open("/proc/self/fd").unwrap(),
             workers: 1,
             open_files_max: 10,
+            cache: CachePolicy::Always,
         };
         let on_start: ThreadStart = Arc::new(|_| ());
         assert!(matches!(Fs::new(config, on_start), Err(FsError::Tag(_))));

@@ -15,7 +15,7 @@ use virtiofsd::fuse::{EntryOut, InHeader, InitOut, Opcode, OutHeader};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Fs, FsConfig};
+use super::{CachePolicy, Fs, FsConfig};
 use crate::ThreadStart;
 use crate::devices::{Activation, F_VERSION_1, Interrupt, VirtioDevice};
 use crate::memory::{self, GuestMemory};
@@ -53,6 +53,7 @@ pub fn device(root: &Path) -> Fs {
         proc_self_fd: OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/proc/self/fd").unwrap(),
         workers: 3,
         open_files_max: 100,
+        cache: CachePolicy::Always,
     };
     let on_start: ThreadStart = Arc::new(|_| ());
     Fs::new(config, on_start).unwrap()

@@ -1,0 +1,198 @@
+//! ExecProcess, the agent's side.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use agent_protocol::agent::{ExecProcessRequest, Stdio};
+use rustix::fs::Uid;
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
+
+use super::birth::{self, Born};
+use super::ends::{self, Ends, Streams};
+use super::exec_child::{self, Job};
+use super::namespaces::{self, Joined};
+use super::process::{End, Report};
+use super::program::Program;
+use super::{Container, Error, Process, create, execute, identity, step, sync};
+use crate::agent::Agent;
+use crate::process::affinity;
+use crate::spec::{Namespaces, ProcessPlan};
+use crate::{stdio, sys};
+
+/// What the reply tells.
+pub struct Executed {
+    /// In the guest's pid namespace.
+    pub pid: i32,
+    /// When execve(2) had succeeded; 0 when it is yet to come.
+    pub executed_ns: u64,
+}
+
+/// Starts one more process in a container.
+pub async fn exec(
+    agent: &Arc<Agent>,
+    container: &Arc<Container>,
+    request: ExecProcessRequest,
+) -> Result<Executed, Error> {
+    let id = &request.exec_id;
+    create::check_id(id)?;
+    let plan = ProcessPlan::exec(&request.process_json, &container.plan.process.given).map_err(Error::Process)?;
+    let stdio = request.stdio.clone().into_option().unwrap_or_default();
+    ends::check(&stdio, plan.terminal())?;
+    accepts(container, request.ignore_paused)?;
+    container.execs.reserve(id)?;
+    let started = start(agent, container, &request, plan, &stdio).await;
+    if started.is_err() {
+        container.execs.forget(id);
+    }
+    started
+}
+
+/// Whether a process may be added now.
+fn accepts(container: &Container, ignore_paused: bool) -> Result<(), Error> {
+    if container.first.has_exited() {
+        return Err(Error::ExecStopped);
+    }
+    if container.cgroup.freezing() && !ignore_paused {
+        return Err(Error::ExecPaused);
+    }
+    Ok(())
+}
+
+async fn start(
+    agent: &Arc<Agent>,
+    container: &Arc<Container>,
+    request: &ExecProcessRequest,
+    plan: ProcessPlan,
+    stdio: &Stdio,
+) -> Result<Executed, Error> {
+    let streams = Streams::claim(agent, stdio).await?;
+    // Much may have happened meanwhile; from here to the clone nothing can.
+    accepts(container, request.ignore_paused)?;
+    let frozen = container.cgroup.freezing();
+    let born = give_birth(agent, container, &plan, &streams, stdio, &request.sub_cgroup)?;
+    let pid = born.pid;
+    let limited = birth::set_limits(&plan, pid);
+    let (process, report) = Process::new(pid);
+    let process = Arc::new(process);
+    container.execs.put(&request.exec_id, process.clone());
+    let supervised = Supervised { container: container.clone(), id: request.exec_id.clone(), process, report };
+    let run = run(supervised, born, streams, limited);
+    let pid = pid.as_raw_pid();
+    if !frozen {
+        return Ok(Executed { pid, executed_ns: run.await? });
+    }
+    let id = request.exec_id.clone();
+    tokio::spawn(async move {
+        if let Err(error) = run.await {
+            log::warn!("process {id:?}, started while the container was paused: {error}");
+        }
+    });
+    Ok(Executed { pid, executed_ns: 0 })
+}
+
+/// The clone. No await between it and [`crate::reaper::Reaper::watch`].
+fn give_birth(
+    agent: &Agent,
+    container: &Container,
+    process: &ProcessPlan,
+    streams: &Streams,
+    stdio: &Stdio,
+    sub_cgroup: &str,
+) -> Result<Born, Error> {
+    let plan = &container.plan;
+    // Its namespaces cannot be found any more once it is dead, even when it was not reaped yet.
+    let joined = Joined::of_process(container.first.pid()).map_err(|_| Error::ExecStopped)?;
+    let mappings = plan.spec.linux().as_ref().and_then(|l| l.uid_mappings().as_deref());
+    let owner = identity::outside(mappings, process.given.user().uid()).map(Uid::from_raw);
+    let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the process's pipes"))?;
+    let (channel, child_channel) = sync::pair().map_err(step("open a socket to the process"))?;
+    let program = Program {
+        process,
+        seccomp: plan.seccomp.as_ref(),
+        personality: plan.personality,
+        channel: child_channel,
+        stdio: inherited,
+        size: ends::first_size(process, stdio.terminal_size.as_ref()),
+    };
+    let job = Job { program, joined, cpus: affinity::present() };
+    let cgroup = container.cgroup.open(sub_cgroup)?;
+    let cloned = match clone_hidden(&job, &cgroup) {
+        // Processes cannot be in a cgroup that has handed its controllers down: then it is where the first one went.
+        Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) && sub_cgroup.is_empty() => {
+            clone_hidden(&job, &container.cgroup.open_of(container.first.pid())?)?
+        }
+        other => other?,
+    };
+    match cloned {
+        sys::Cloned::Child => exec_child::run(&job),
+        sys::Cloned::Parent(pid) => Ok(Born { pid, channel, exit: agent.reaper.watch(pid), ends }),
+    }
+}
+
+/// Clones a child that nobody in the container can look into.
+fn clone_hidden(job: &Job<'_>, cgroup: &OwnedFd) -> Result<sys::Cloned, Error> {
+    let hide = |behavior| set_dumpable_behavior(behavior).map_err(step("protect the new process"));
+    hide(DumpableBehavior::NotDumpable)?;
+    let cloned = namespaces::clone(&Namespaces::default(), &job.joined, None, cgroup.as_fd());
+    if !matches!(cloned, Ok(sys::Cloned::Child)) {
+        hide(DumpableBehavior::Dumpable)?;
+    }
+    cloned
+}
+
+struct Supervised {
+    container: Arc<Container>,
+    id: String,
+    process: Arc<Process>,
+    report: Report,
+}
+
+/// From the clone to execve(2); gives the time of that.
+async fn run(
+    supervised: Supervised,
+    mut born: Born,
+    streams: Streams,
+    limited: Result<(), Error>,
+) -> Result<u64, Error> {
+    let built = match limited {
+        Ok(()) => birth::raise(&born.channel, &mut born.exit).await,
+        Err(error) => Err(error),
+    };
+    let master =
+        built.and_then(|ready| ready.master.map(stdio::master).transpose().map_err(step("watch the terminal")));
+    let container = supervised.container.clone();
+    let (master, failed) = match master {
+        Ok(master) => (master, None),
+        Err(error) => {
+            let _ = supervised.process.signal(Signal::KILL);
+            (None, Some(error))
+        }
+    };
+    supervised.process.set_master(master.clone());
+    let flushed = ends::forward(born.ends, streams, master, Some(supervised.process.exit()));
+    tokio::spawn(supervise(supervised, born.exit, flushed));
+    let result = match failed {
+        Some(error) => Err(error),
+        None => execute(&born.channel).await.and_then(|at| at.ok_or(Error::Died(0))),
+    };
+    match result {
+        Err(Error::Died(_)) if container.first.has_exited() => Err(Error::ExecStopped),
+        other => other,
+    }
+}
+
+/// From the exit of the process to the reply that tells of it.
+async fn supervise(
+    supervised: Supervised,
+    exit: tokio::sync::oneshot::Receiver<crate::reaper::Exit>,
+    flushed: ends::Flushed,
+) {
+    let Supervised { container, id, process, report } = supervised;
+    let Some(exit) = report.reaped(exit).await else { return };
+    for sent in flushed {
+        let _ = sent.await;
+    }
+    process.set_master(None);
+    container.execs.ended(&id);
+    report.ended(End { exit, oom_kills: container.cgroup.oom_killed() });
+}

@@ -1,0 +1,131 @@
+//! The processes of a container, as ps(1) would show them. Names and command lines are the container's own words.
+
+use std::fs::{self, File};
+use std::io::Read;
+
+use agent_protocol::agent::ProcessInfo;
+use rustix::process::Pid;
+
+use super::{Container, Error, step};
+use crate::rpc::now_ns;
+
+/// A reply must stay below the 4 MiB that a message may have.
+const MOST: usize = 2048;
+
+/// Longer command lines are cut.
+const MOST_COMMAND: u64 = 1024;
+
+/// Ticks of a second in /proc.
+const TICKS: u64 = 100;
+
+/// All of them, by pid.
+pub fn list(container: &Container) -> Result<Vec<ProcessInfo>, Error> {
+    if container.first.has_exited() {
+        return Ok(Vec::new());
+    }
+    let mut pids =
+        container.cgroup.processes(MOST).map_err(step::<std::io::Error>("list the container's processes"))?;
+    pids.sort_unstable_by_key(|pid| pid.as_raw_pid());
+    pids.truncate(MOST);
+    let execs = container.execs.running();
+    let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec.max(0) as u64;
+    let booted = wall.saturating_sub(now_ns() / 1_000_000_000);
+    let info = |pid: Pid| {
+        let mut info = info(pid, booted)?;
+        info.first = pid == container.first.pid();
+        info.exec_id = execs.iter().find(|(_, p)| p.pid() == pid).map(|(id, _)| id.clone()).unwrap_or_default();
+        Some(info)
+    };
+    // One that has ended meanwhile is left out.
+    Ok(pids.into_iter().filter_map(info).collect())
+}
+
+fn info(pid: Pid, booted: u64) -> Option<ProcessInfo> {
+    let pid = pid.as_raw_pid();
+    let stat = Stat::parse(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))?;
+    let status = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/status")).ok()?).into_owned();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut command = Vec::new();
+    let _ = File::open(format!("/proc/{pid}/cmdline")).ok()?.take(MOST_COMMAND).read_to_end(&mut command);
+    Some(ProcessInfo {
+        pid,
+        ppid: stat.ppid,
+        uid: uids.split_ascii_whitespace().nth(1)?.parse().ok()?,
+        started: booted.saturating_add(stat.started / TICKS),
+        cpu_ticks: stat.ticks,
+        terminal: terminal(stat.terminal),
+        command: command_line(&command, &stat.name),
+        ..Default::default()
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    name: String,
+    ppid: i32,
+    terminal: u32,
+    ticks: u64,
+    started: u64,
+}
+
+impl Stat {
+    /// The name may contain anything, parentheses and spaces too.
+    fn parse(text: &str) -> Option<Stat> {
+        let (start, rest) = text.rsplit_once(')')?;
+        let (_, name) = start.split_once('(')?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        Some(Stat {
+            name: name.to_owned(),
+            ppid: fields.get(1)?.parse().ok()?,
+            terminal: fields.get(4)?.parse::<i32>().ok()? as u32,
+            ticks: number(11)?.saturating_add(number(12)?),
+            started: number(19)?,
+        })
+    }
+}
+
+/// Major and minor number lie in each other in this field.
+fn terminal(device: u32) -> String {
+    let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
+    match (major, minor) {
+        (4, 0..64) => format!("tty{minor}"),
+        (5, 1) => "console".to_owned(),
+        (136..144, _) => format!("pts/{}", (major - 136) * 256 + minor),
+        _ => "?".to_owned(),
+    }
+}
+
+fn command_line(arguments: &[u8], name: &str) -> String {
+    let end = arguments.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    match arguments.get(..end) {
+        Some(arguments) if !arguments.is_empty() => String::from_utf8_lossy(arguments).replace('\0', " "),
+        _ => format!("[{name}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_is_read() {
+        let text =
+            "42 (a) b (c)) S 7 42 42 34817 42 4194304 1 0 0 0 5 6 0 0 20 0 1 0 1234 1000 1 18446744073709551615 0";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.name.as_str(), stat.ppid, stat.ticks, stat.started), ("a) b (c)", 7, 11, 1234));
+        assert_eq!(terminal(stat.terminal), "pts/1");
+        assert!(Stat::parse("").is_none() && Stat::parse("1 (x) S 1").is_none());
+        let me = info(Pid::from_raw(std::process::id() as i32).unwrap(), 1000).unwrap();
+        assert!(me.started >= 1000 && !me.command.is_empty() && me.ppid > 0);
+    }
+
+    #[test]
+    fn terminals_and_commands_are_named() {
+        assert_eq!(terminal(0), "?");
+        assert_eq!(terminal(5 << 8 | 1), "console");
+        assert_eq!(command_line(b"sh\0-c\0true\0", "sh"), "sh -c true");
+        assert_eq!(command_line(b"", "kworker"), "[kworker]");
+        assert_eq!(command_line(b"\0\0", "x"), "[x]");
+    }
+}

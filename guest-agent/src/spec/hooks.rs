@@ -1,0 +1,96 @@
+//! The hooks that run in the guest: the host sends those whose path is in the container's root.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use oci_spec::runtime::{Hook, Spec};
+
+use super::process::c_strings;
+use super::{Error, invalid};
+
+/// One hook.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HookPlan {
+    /// Its place in config.json.
+    pub field: String,
+    /// In the container.
+    pub path: CString,
+    /// With its own name first.
+    pub args: Vec<CString>,
+    /// All that it gets.
+    pub env: Vec<CString>,
+    /// After which it is killed.
+    pub timeout: Option<Duration>,
+}
+
+/// By phase.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// In the container's namespaces, when its root is built and not yet entered.
+    pub create_container: Vec<HookPlan>,
+    /// In the container, right before its program.
+    pub start_container: Vec<HookPlan>,
+}
+
+/// Checks them.
+pub fn hooks(spec: &Spec) -> Result<Hooks, Error> {
+    let Some(given) = spec.hooks() else { return Ok(Hooks::default()) };
+    Ok(Hooks {
+        create_container: phase("createContainer", given.create_container())?,
+        start_container: phase("startContainer", given.start_container())?,
+    })
+}
+
+fn phase(name: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>, Error> {
+    let plan = |(index, hook): (usize, &Hook)| plan(format!("hooks.{name}[{index}]"), hook);
+    hooks.iter().flatten().enumerate().map(plan).collect()
+}
+
+fn plan(field: String, hook: &Hook) -> Result<HookPlan, Error> {
+    if !hook.path().is_absolute() {
+        return Err(invalid(format!("{field}.path"), "must be an absolute path"));
+    }
+    let path = CString::new(hook.path().as_os_str().as_bytes())
+        .map_err(|_| invalid(format!("{field}.path"), "contains a zero byte"))?;
+    let mut args = c_strings(&format!("{field}.args"), hook.args().as_deref().unwrap_or_default())?;
+    if args.is_empty() {
+        args.push(path.clone());
+    }
+    let env = c_strings(&format!("{field}.env"), hook.env().as_deref().unwrap_or_default())?;
+    let timeout = match hook.timeout().map(u64::try_from) {
+        None => None,
+        Some(Ok(seconds @ 1..)) => Some(Duration::from_secs(seconds)),
+        Some(_) => return Err(invalid(format!("{field}.timeout"), "must be greater than zero")),
+    };
+    Ok(HookPlan { field, path, args, env, timeout })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(hook: &str) -> Result<Hooks, String> {
+        let json = format!(r#"{{"ociVersion":"1.2.0","hooks":{{"createContainer":[{hook}]}}}}"#);
+        hooks(&serde_json::from_str(&json).unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn hooks_are_checked() {
+        let hooks = read(r#"{"path":"/bin/a","timeout":5,"env":["A=b"]}"#).unwrap();
+        let hook = &hooks.create_container[0];
+        assert_eq!(
+            (hook.args.as_slice(), hook.timeout),
+            ([c"/bin/a".to_owned()].as_slice(), Some(Duration::from_secs(5)))
+        );
+        assert!(hooks.start_container.is_empty());
+        for (bad, field) in [
+            (r#"{"path":"a"}"#, "hooks.createContainer[0].path"),
+            (r#"{"path":"/a","timeout":0}"#, "hooks.createContainer[0].timeout"),
+            (r#"{"path":"/a","timeout":-1}"#, "timeout"),
+            (r#"{"path":"/a","args":["\u0000"]}"#, "hooks.createContainer[0].args[0]"),
+        ] {
+            assert!(read(bad).unwrap_err().contains(field), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The host's cgroup of a container: its proxy, its monitor and the proxies of its exec'd processes live there.
+//!
+//! It is where callers look for the container (linux.cgroupsPath) and where the host bounds the micro-VM. The container's own
+//! limits are enforced in the guest; docs/cgroups.md says which of them count here, too.
+
+mod directory;
+mod hierarchy;
+mod limits;
+mod overhead;
+mod place;
+mod removal;
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxResources, Spec};
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Plain;
+use hierarchy::{Hierarchies, Hierarchy};
+use limits::{Host, Setting};
+pub use overhead::Overhead;
+
+/// Why a container has no cgroup, or not the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// What the kernel says about this process cannot be read.
+    #[error("cannot read {}: {}", .path.display(), Plain(.source))]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No hierarchy.
+    #[error("this system has no cgroups: mount them at /sys/fs/cgroup")]
+    None,
+    /// The path means nothing.
+    #[error("config.json: linux.cgroupsPath: {0}")]
+    Path(&'static str),
+    /// systemd manages the hierarchy.
+    #[error(
+        "--systemd-cgroup: systemd runs on this machine, and asking it for a scope is not supported; use the cgroupfs driver"
+    )]
+    Systemd,
+    /// A value that cannot be.
+    #[error("config.json: linux.resources.{field}: {problem}")]
+    Resource {
+        /// As in the specification.
+        field: &'static str,
+        /// One clause.
+        problem: &'static str,
+    },
+    /// The directory.
+    #[error("cannot create the cgroup {}: {}", .path.display(), Plain(.source))]
+    Create {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A limit needs a controller that the cgroup does not have.
+    #[error("cannot set {file}: {why}")]
+    Controller {
+        /// The limit's file.
+        file: String,
+        /// A clause.
+        why: String,
+    },
+    /// A limit.
+    #[error("cannot set {} to {value:?}: {}", .path.display(), Plain(.source))]
+    Set {
+        /// File.
+        path: PathBuf,
+        /// What was written.
+        value: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A process cannot be moved.
+    #[error("cannot put process {pid} into the cgroup {}: {}", .path.display(), Plain(.source))]
+    Join {
+        /// Which process.
+        pid: i32,
+        /// Which cgroup.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be removed.
+    #[error("cannot remove the cgroup {}: {}", .path.display(), Plain(.source))]
+    Remove {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its processes do not end.
+    #[error("cannot remove the cgroup {}: {processes} processes in it do not end", .path.display())]
+    Busy {
+        /// Which.
+        path: PathBuf,
+        /// How many are left.
+        processes: usize,
+    },
+}
+
+/// Exists, and is a directory, where systemd is the init system.
+const SYSTEMD_RUNS: &str = "/run/systemd/system";
+
+/// A container's cgroup, in one hierarchy or several. It is kept in state.json; dropping it removes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCgroup {
+    unified: bool,
+    overhead: Overhead,
+    places: Vec<Place>,
+}
+
+/// Its directory in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    /// v1: the hierarchy's. v2: none.
+    controllers: Vec<String>,
+    path: PathBuf,
+    /// It was not there before.
+    made: bool,
+}
+
+impl HostCgroup {
+    /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host and moves `pid`, the process
+    /// behind the container's, into it. When that fails, no cgroup of the container's stays but one that `pid` is in.
+    pub fn create(spec: &Spec, id: &str, systemd: bool, overhead: Overhead, pid: Pid) -> Result<Self, CgroupError> {
+        if systemd && Path::new(SYSTEMD_RUNS).is_dir() {
+            return Err(CgroupError::Systemd);
+        }
+        let cgroup = Self::create_in(&Hierarchies::find()?, spec, id, systemd, overhead)?;
+        match cgroup.add_process(pid) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                cgroup.forget();
+                Err(error)
+            }
+        }
+    }
+
+    fn create_in(
+        hierarchies: &Hierarchies,
+        spec: &Spec,
+        id: &str,
+        systemd: bool,
+        overhead: Overhead,
+    ) -> Result<Self, CgroupError> {
+        let linux = spec.linux().as_ref();
+        let wanted = place::wanted(linux.and_then(|l| l.cgroups_path().as_deref()), id, systemd)?;
+        let mut cgroup = Self { unified: hierarchies.unified, overhead, places: Vec::new() };
+        let made = hierarchies
+            .list
+            .iter()
+            .try_for_each(|hierarchy| cgroup.make(hierarchy, &place::inside(hierarchy, hierarchies.unified, &wanted)))
+            .and_then(|()| linux.and_then(|l| l.resources().as_ref()).map_or(Ok(()), |r| cgroup.update(r)));
+        match made {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                cgroup.forget();
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back what was made.
+    fn forget(&self) {
+        self.places.iter().filter(|place| place.made).for_each(|place| removal::remove_if_empty(&place.path));
+    }
+
+    fn make(&mut self, hierarchy: &Hierarchy, inside: &Path) -> Result<(), CgroupError> {
+        let made = directory::make(hierarchy, inside, self.unified)?;
+        let path = hierarchy.mount_point.join(inside);
+        self.places.push(Place { controllers: hierarchy.controllers.clone(), path, made });
+        Ok(())
+    }
+
+    /// Moves a process, all its threads with it, into the cgroup. Its children will be born there.
+    pub fn add_process(&self, pid: Pid) -> Result<(), CgroupError> {
+        let pid = pid.as_raw_nonzero().get();
+        self.places.iter().try_for_each(|place| {
+            let failed = |source| CgroupError::Join { pid, path: place.path.clone(), source };
+            write(&place.path.join("cgroup.procs"), &pid.to_string()).map_err(failed)
+        })
+    }
+
+    /// Its directories by controller, as other runtimes name them in their state: that of v2 has the empty name.
+    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
+        let mut paths = BTreeMap::new();
+        for place in &self.places {
+            if place.controllers.is_empty() {
+                paths.insert(String::new(), place.path.clone());
+            }
+            paths.extend(place.controllers.iter().map(|controller| (controller.clone(), place.path.clone())));
+        }
+        paths
+    }
+
+    /// Applies limits; what `resources` does not speak of stays as it is.
+    pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        let has_file =
+            |controller, file: &str| self.place(controller).is_some_and(|place| place.path.join(file).exists());
+        let host = Host { unified: self.unified, overhead: self.overhead, has_file: &has_file };
+        // The kernel checks limits against each other, quota and burst for one: which must be first depends on what was
+        // there before. So those it finds invalid are tried again after the others.
+        let mut again = Vec::new();
+        for setting in limits::settings(resources, &host)? {
+            match self.set(&setting) {
+                Err(CgroupError::Set { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                    again.push(setting)
+                }
+                other => other?,
+            }
+        }
+        again.iter().try_for_each(|setting| self.set(setting))
+    }
+
+    fn set(&self, setting: &Setting) -> Result<(), CgroupError> {
+        let missing = |why| CgroupError::Controller { file: setting.file.clone(), why };
+        let Some(place) = self.place(setting.controller) else {
+            return Err(missing(format!("this system has no cgroup controller `{}`", setting.controller)));
+        };
+        let path = place.path.join(&setting.file);
+        match write(&path, &setting.value) {
+            Err(_) if self.unified && !directory::has_controller(&place.path, setting.controller) => {
+                Err(missing(directory::explain(&place.path, setting.controller)))
+            }
+            Err(source) => Err(CgroupError::Set { path, value: setting.value.clone(), source }),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn place(&self, controller: &str) -> Option<&Place> {
+        self.places.iter().find(|place| self.unified || place.controllers.iter().any(|c| c == controller))
+    }
+
+    /// How many of its processes the kernel has killed for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        let file = if self.unified { "memory.events" } else { "memory.oom_control" };
+        let text = self.place("memory").and_then(|place| hierarchy::read(&place.path, file).ok()).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Removes it, not its parents, once its processes have ended; it kills none, and waits a limited time. One that was there
+    /// before the container goes only if nothing is in it.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        let mut result = Ok(());
+        for place in &self.places {
+            if place.made {
+                result = result.and(removal::remove(&place.path));
+            } else {
+                removal::remove_if_empty(&place.path);
+            }
+        }
+        result
+    }
+}
+
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+#[cfg(test)]
+#[path = "cgroup/tests.rs"]
+mod tests;

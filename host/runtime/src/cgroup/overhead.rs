@@ -1,0 +1,80 @@
+//! What a micro-VM takes beside its container's memory limit.
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Machine;
+
+/// What proxy, monitor, the proxies of exec and what the kernel keeps for them take: programs, stacks, sockets, open files.
+const PROCESSES: u64 = 128 << 20;
+/// Page tables of a guest, the host's and the processor's: two of eight bytes for each page of 4 KiB, and as much again to spare.
+const PAGE_TABLES_DIVISOR: u64 = 128;
+
+/// How far the host's memory limit is above the container's, in bytes. It is there for the host's sake; the container's own
+/// limit is enforced in the guest, and met first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overhead {
+    /// Added to what the container is given.
+    pub above_limit: u64,
+    /// The host's limit is never below this: a guest has the memory it was started with, and what it once touched it keeps,
+    /// whatever the container's limit becomes later.
+    pub least: u64,
+}
+
+impl Overhead {
+    /// That of a container in a micro-VM of this size.
+    pub fn of(spec: &Spec, machine: &Machine) -> Self {
+        let guest = machine.memory_mib.saturating_mul(1 << 20);
+        let least = guest.saturating_add(PROCESSES).saturating_add(guest / PAGE_TABLES_DIVISOR);
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let limit = resources.and_then(|r| r.memory().as_ref()).and_then(|memory| memory.limit()).unwrap_or(0);
+        let limit = u64::try_from(limit).unwrap_or(0);
+        // Without a limit that fits the guest, one that is set later gets what a guest without a limit would.
+        let beside = if limit == 0 { 0 } else { guest.saturating_sub(limit) };
+        Self { above_limit: least.saturating_sub(guest).saturating_add(beside), least }
+    }
+
+    /// A limit of memory that the host is to keep: it must hold the whole guest.
+    pub fn limit(&self, given: u64) -> u64 {
+        given.saturating_add(self.above_limit).max(self.least)
+    }
+
+    /// A size that only protects memory or asks the kernel to take it first elsewhere.
+    pub fn soft(&self, given: u64) -> u64 {
+        given.saturating_add(self.above_limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn overhead(limit: i64, memory_mib: u64) -> Overhead {
+        let config = json!({"ociVersion": "1.0.2", "linux": {"resources": {"memory": {"limit": limit}}}});
+        Overhead::of(
+            &serde_json::from_value(config).unwrap(),
+            &Machine { memory_mib, vcpus: 1, cache: Default::default() },
+        )
+    }
+
+    #[test]
+    fn the_whole_guest_fits() {
+        let overhead = overhead(64 << 20, 128);
+        assert_eq!(overhead, Overhead { above_limit: (64 + 128 + 1) * MIB, least: (128 + 128 + 1) * MIB });
+        assert_eq!(overhead.limit(64 * MIB), overhead.least);
+        assert_eq!(overhead.limit(MIB), overhead.least, "a limit lowered later");
+        assert_eq!(overhead.limit(65 * MIB), overhead.least + MIB);
+        assert_eq!(overhead.soft(MIB), overhead.above_limit + MIB);
+        assert_eq!(overhead.limit(u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn without_a_limit_there_is_still_an_overhead() {
+        let overhead = overhead(-1, 512);
+        assert_eq!(overhead, Overhead { above_limit: 132 * MIB, least: (512 + 132) * MIB });
+    }
+}

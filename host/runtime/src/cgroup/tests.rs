@@ -1,0 +1,105 @@
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const OVERHEAD: Overhead = Overhead { above_limit: 1 << 20, least: 0 };
+
+fn spec(path: &str, resources: Value) -> Spec {
+    let config = json!({"ociVersion": "1.0.2", "linux": {"cgroupsPath": path, "resources": resources}});
+    serde_json::from_value(config).unwrap()
+}
+
+/// Hierarchies of plain directories.
+fn fake(root: &Path, unified: bool) -> Hierarchies {
+    let controllers: &[&[&str]] = if unified { &[&[]] } else { &[&["memory"], &["cpu", "cpuacct"], &[]] };
+    let hierarchy = |names: &&[&str]| {
+        let mount_point = root.join(names.first().unwrap_or(&"unified"));
+        fs::create_dir_all(&mount_point).unwrap();
+        Hierarchy { controllers: names.iter().map(|n| (*n).to_owned()).collect(), mount_point, own: "me".into() }
+    };
+    Hierarchies { unified, list: controllers.iter().map(hierarchy).collect() }
+}
+
+#[test]
+fn each_hierarchy_gets_one() {
+    let root = tempfile::tempdir().unwrap();
+    let hierarchies = fake(root.path(), false);
+    let cgroup = HostCgroup::create_in(&hierarchies, &spec("a/b", Value::Null), "id", false, OVERHEAD).unwrap();
+    let paths = cgroup.paths();
+    let names: Vec<&str> = paths.keys().map(String::as_str).collect();
+    assert_eq!(names, ["", "cpu", "cpuacct", "memory"]);
+    assert_eq!(paths["cpuacct"], root.path().join("cpu/me/a/b"));
+    assert_eq!(paths[""], root.path().join("unified/a/b"));
+    let again: HostCgroup = serde_json::from_str(&serde_json::to_string(&cgroup).unwrap()).unwrap();
+    assert_eq!(again, cgroup);
+    again.remove().unwrap();
+    assert!(!paths["memory"].exists() && paths["memory"].parent().unwrap().exists());
+    again.remove().unwrap();
+}
+
+#[test]
+fn a_failure_leaves_no_cgroup() {
+    let root = tempfile::tempdir().unwrap();
+    let hierarchies = fake(root.path(), true);
+    let spec = spec("/a/b", json!({"cpu": {"shares": 5}}));
+    let error = HostCgroup::create_in(&hierarchies, &spec, "id", false, OVERHEAD).unwrap_err();
+    assert!(error.to_string().contains("no controller `cpu`"), "{error}");
+    assert!(root.path().join("unified/a").exists() && !root.path().join("unified/a/b").exists());
+}
+
+#[test]
+fn one_that_was_there_stays_with_what_is_in_it() {
+    let root = tempfile::tempdir().unwrap();
+    let hierarchies = fake(root.path(), true);
+    let leaf = root.path().join("unified/x");
+    fs::create_dir(&leaf).unwrap();
+    fs::write(leaf.join("memory.events"), "oom 3\noom_kill 2\noom_group_kill 1\n").unwrap();
+    let cgroup = HostCgroup::create_in(&hierarchies, &spec("/x", Value::Null), "id", false, OVERHEAD).unwrap();
+    assert_eq!(cgroup.oom_kills(), 2);
+    cgroup.remove().unwrap();
+    assert!(leaf.exists());
+}
+
+/// Ends the process and, should the test have failed, lets the cgroup go.
+struct Sleeper<'a>(std::process::Child, &'a HostCgroup);
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        let _ = self.1.remove();
+    }
+}
+
+/// On the machine's own cgroups, where they may be written.
+#[test]
+fn a_process_lives_and_dies_in_a_real_one() {
+    let spec = spec("", json!({"cpu": {"shares": 512}}));
+    let id = format!("sandbox-test-{}", std::process::id());
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let cgroup = match HostCgroup::create(&spec, &id, false, OVERHEAD, pid) {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return eprintln!("not tested: {error}");
+        }
+    };
+    let sleeper = Sleeper(child, &cgroup);
+    let own = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).unwrap();
+    let found = own.lines().filter(|line| line.ends_with(&id)).count();
+    assert_eq!(found, cgroup.places.len(), "{own}");
+    let cpu = cgroup.place("cpu").unwrap().path.join(if cgroup.unified { "cpu.weight" } else { "cpu.shares" });
+    assert_eq!(fs::read_to_string(cpu).unwrap().trim(), if cgroup.unified { "20" } else { "512" });
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| cgroup.remove());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        removal.join().unwrap().unwrap();
+    });
+    assert!(cgroup.places.iter().all(|place| !place.path.exists()));
+    drop(sleeper);
+}

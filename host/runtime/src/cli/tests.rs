@@ -1,0 +1,68 @@
+//! What callers pass is understood.
+
+use clap::CommandFactory;
+
+use super::*;
+
+fn parse(line: &str) -> Cli {
+    Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+#[test]
+fn command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn run_takes_bundle_and_root_anywhere() {
+    let cli = parse("sandbox --root /q --root /r run -b /b c1");
+    assert_eq!(cli.root, PathBuf::from("/r"));
+    assert_eq!(parse("sandbox run --root /r c1").root, PathBuf::from("/r"));
+    let Some(Command::Run(run)) = cli.command else { panic!("not run") };
+    assert_eq!((run.create.bundle, run.create.id.as_str()), (PathBuf::from("/b"), "c1"));
+}
+
+#[test]
+fn what_containerd_calls() {
+    let global = "sandbox --root /run/x --log /b/log.json --log-format json --debug --systemd-cgroup";
+    let line = format!(
+        "{global} create --bundle /b --pid-file /b/init.pid --console-socket /s --no-pivot --no-new-keyring c1"
+    );
+    let cli = parse(&line);
+    assert_eq!((cli.log_format, cli.log), (Format::Json, Some("/b/log.json".into())));
+    let Some(Command::Create(create)) = cli.command else { panic!("not create") };
+    assert_eq!(create.pid_file, Some("/b/init.pid".into()));
+    for rest in
+        ["start c1", "state c1", "kill --all c1 9", "kill c1", "delete --force c1", "delete c1", "list --format json"]
+    {
+        parse(&format!("{global} {rest}"));
+    }
+    for rest in [
+        "exec --process /p --console-socket /s --detach --pid-file /f c1",
+        "exec -t -e A=1 -e B=2 -u 1:2 -g 5 -c CAP_KILL --cgroup x c1 ls -l --color",
+        "ps --format json c1",
+        "ps c1 -ef",
+        "pause c1",
+        "resume c1",
+        "update --resources=- c1",
+        "update --memory 5 --cpu-quota -1 c1",
+        "events --stats c1",
+        "events --interval=5s c1",
+    ] {
+        parse(&format!("{global} {rest}"));
+    }
+    parse("sandbox --rootless=true --criu /x list -q");
+}
+
+#[test]
+fn version_and_help() {
+    assert!(parse("sandbox --version").version && parse("sandbox -v").version);
+    let lines: Vec<&str> = VERSION.lines().collect();
+    assert!(
+        lines[0].starts_with("runc version ") && lines[1].starts_with("commit: ") && lines[2].starts_with("spec: ")
+    );
+    for command in ["create", "start", "state", "kill", "delete", "list", "run", "doctor", "monitor"] {
+        let error = Cli::try_parse_from(["sandbox", command, "--help"]).unwrap_err();
+        assert!(!error.use_stderr());
+    }
+}

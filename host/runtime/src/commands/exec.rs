@@ -1,0 +1,141 @@
+//! `sandbox exec`: one more process in a container.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use rustix::process::Pid;
+
+use super::exec_process::{self, Wanted};
+use super::foreground::Foreground;
+use super::handover::{self, Handover};
+use super::prepare::configured_size;
+use super::{CommandError, find};
+use crate::proxy::Role;
+use crate::proxy::process::{Inputs, ProxyError, ProxyProcess};
+use crate::proxy::protocol::{ExecOrder, FromProxy, ToProxy};
+use crate::state::{Record, StateDir, Status, execs};
+use crate::sys::{Streams, random_token};
+
+/// What to execute, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where state is kept.
+    pub root: PathBuf,
+    /// The container.
+    pub id: String,
+    /// The process.
+    pub wanted: Wanted,
+    /// Do not wait for its end.
+    pub detach: bool,
+    /// Who gets to know of the process.
+    pub handover: Handover,
+    /// Descriptors for the process.
+    pub preserve_fds: u32,
+    /// Below the container's own cgroup, maybe with names of controllers in front.
+    pub cgroups: Vec<String>,
+    /// In a paused container too.
+    pub ignore_paused: bool,
+}
+
+/// Executes a process. Returns its exit status, or 0 where it is not waited for.
+pub fn exec(options: &Options) -> Result<u8, CommandError> {
+    let (state, record) = find(&options.root, &options.id)?;
+    match record.status() {
+        Status::Stopped | Status::Creating => return Err(CommandError::ExecStopped),
+        Status::Paused if !options.ignore_paused => return Err(CommandError::ExecPaused),
+        _ => {}
+    }
+    if options.preserve_fds > 0 {
+        return Err(CommandError::PreserveFds(options.preserve_fds));
+    }
+    let process = exec_process::build(&options.wanted, &record)?;
+    let mut foreground = (!options.detach).then(Foreground::new).transpose()?;
+    let terminal = process.terminal().unwrap_or(false);
+    let (ours, console) = match &mut foreground {
+        Some(foreground) => foreground.console(&options.handover, terminal)?,
+        None => (None, options.handover.console(terminal)?),
+    };
+    let order = ExecOrder {
+        id: record.id.clone(),
+        exec_id: format!("exec-{:016x}", random_token().map_err(CommandError::io("name the process"))?),
+        container_pid: record.proxy.pid,
+        process: serde_json::to_string(&process).unwrap_or_default(),
+        size: foreground.as_ref().and_then(Foreground::size).or_else(|| configured_size(Some(&process))),
+        sub_cgroup: sub_cgroup(&options.cgroups)?,
+        ignore_paused: options.ignore_paused,
+    };
+    let mut proxy = ProxyProcess::spawn(&Inputs {
+        role: Role::Exec,
+        arguments: process.args().as_deref().unwrap_or_default(),
+        streams: if terminal { Streams::Null } else { Streams::Inherited },
+        state: state.directory(),
+        lock: None,
+        console: console.as_ref().map(AsFd::as_fd),
+    })?;
+    drop(console);
+    let carried = (|| {
+        if let Some(foreground) = &mut foreground {
+            foreground.forward(proxy.handle())?;
+        }
+        begin(options, order, &state, &record, &mut proxy)?;
+        foreground.as_mut().map_or(Ok(None), |foreground| foreground.carry(ours))
+    })();
+    let carried = match carried {
+        Ok(carried) => carried,
+        Err(error) => {
+            execs::remove(state.directory(), proxy.id().pid);
+            proxy.abort();
+            return Err(error);
+        }
+    };
+    if options.detach {
+        proxy.tell(&ToProxy::Detach)?;
+        return Ok(0);
+    }
+    let (status, sentence) = proxy.wait();
+    if let Some(carried) = carried {
+        carried.finish();
+    }
+    match sentence {
+        Some(message) => Err(ProxyError::Failed { message, status: 255 }.into()),
+        None => Ok(status),
+    }
+}
+
+/// Has the proxy execute the process.
+fn begin(
+    options: &Options,
+    order: ExecOrder,
+    state: &StateDir,
+    record: &Record,
+    proxy: &mut ProxyProcess,
+) -> Result<(), CommandError> {
+    if let (Some(cgroup), Some(pid)) = (&record.cgroup, Pid::from_raw(proxy.id().pid)) {
+        cgroup.add_process(pid)?;
+    }
+    execs::add(state.directory(), proxy.id()).map_err(CommandError::io("keep the process's pid"))?;
+    proxy.tell(&ToProxy::Exec(Box::new(order)))?;
+    proxy.expect(&FromProxy::Ready)?;
+    handover::tell(&options.handover, proxy)
+}
+
+/// runc takes `[controller,…:]path` several times. The guest has one hierarchy: all must name one path.
+fn sub_cgroup(given: &[String]) -> Result<String, CommandError> {
+    let mut paths = given.iter().map(|text| text.rsplit_once(':').map_or(text.as_str(), |(_, path)| path));
+    let first = paths.next().unwrap_or_default();
+    if paths.all(|path| path == first) { Ok(first.to_string()) } else { Err(CommandError::SubCgroups) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sub_cgroup() {
+        let path = |given: &[&str]| sub_cgroup(&given.iter().map(|text| text.to_string()).collect::<Vec<_>>());
+        assert_eq!(path(&[]).unwrap(), "");
+        assert_eq!(path(&["a/b"]).unwrap(), "a/b");
+        assert_eq!(path(&["cpu,memory:a", "pids:a"]).unwrap(), "a");
+        assert!(path(&["cpu:a", "memory:b"]).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! What a bundle asks for, checked, and as the proxy and the guest get it.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType, Process, Spec};
+
+use super::CommandError;
+use super::create::Options;
+use crate::bundle::Bundle;
+use crate::guest_files::GuestFiles;
+use crate::hooks::{self, Phase};
+use crate::machine::Machine;
+use crate::proxy::protocol::{ContainerOrder, Network, Size};
+use crate::settings::Settings;
+use crate::share::{self, Plan};
+use crate::state::ContainerId;
+
+/// A bundle that can be run.
+pub(super) struct Prepared {
+    /// As it was read.
+    pub bundle: Bundle,
+    /// The micro-VM's size.
+    pub machine: Machine,
+    /// What the proxy is told.
+    pub order: ContainerOrder,
+    /// createContainer hooks that are programs of the host.
+    pub hooks: Vec<Hook>,
+}
+
+/// Reads and checks a bundle.
+pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, CommandError> {
+    let settings = Settings::load()?;
+    let bundle = Bundle::load_with(&options.bundle, &settings)?;
+    let machine = Machine::configured(&bundle.spec, &settings)?;
+    let Plan { mut spec, shares } = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
+    let rootfs = shares.first().map(|share| share.source.clone()).unwrap_or_default();
+    let hooks = split_hooks(&mut spec, &rootfs);
+    leave_network(&mut spec);
+    let usual = GuestFiles::configured(&settings);
+    let chosen = |option: &Option<PathBuf>, asked: &Option<PathBuf>, usual: PathBuf| {
+        let path = option.clone().or_else(|| asked.clone()).unwrap_or(usual);
+        std::path::absolute(&path).unwrap_or(path)
+    };
+    let order = ContainerOrder {
+        id: id.to_string(),
+        network: Network::of(&bundle.spec),
+        vcpus: machine.vcpus,
+        memory_mib: machine.memory_mib,
+        kernel_arguments: bundle.vm.parameters.clone(),
+        cache: machine.cache,
+        kernel: chosen(&options.guest.kernel, &bundle.vm.kernel, usual.kernel),
+        initramfs: chosen(&options.guest.initramfs, &bundle.vm.initramfs, usual.initramfs),
+        root: std::path::absolute(&options.root).unwrap_or_else(|_| options.root.clone()),
+        shares,
+        spec: serde_json::to_string(&spec).unwrap_or_default(),
+        terminal: bundle.wants_terminal(),
+        size: configured_size(bundle.spec.process().as_ref()),
+        attached: false,
+        started_ns: [options.start_ns; 3],
+    };
+    Ok(Prepared { bundle, machine, order, hooks })
+}
+
+/// Leaves the guest the hooks that it is to run. Gives the createContainer hooks that are programs of the host.
+fn split_hooks(spec: &mut Spec, rootfs: &Path) -> Vec<Hook> {
+    let Some(all) = spec.hooks().clone() else { return Vec::new() };
+    let (guest, host): (Vec<Hook>, Vec<Hook>) =
+        Phase::CreateContainer.of(&all).iter().cloned().partition(|hook| hooks::in_guest(hook, rootfs));
+    let start = Phase::StartContainer.of(&all).to_vec();
+    let mut left = Hooks::default();
+    left.set_create_container(Some(guest)).set_start_container(Some(start));
+    spec.set_hooks(Some(left));
+    host
+}
+
+/// The network namespace that the configuration names is the host side's: the guest has a network of its own.
+fn leave_network(spec: &mut Spec) {
+    let Some(mut linux) = spec.linux().clone() else { return };
+    for namespace in linux.namespaces_mut().iter_mut().flatten() {
+        if namespace.typ() == LinuxNamespaceType::Network {
+            namespace.set_path(None);
+        }
+    }
+    spec.set_linux(Some(linux));
+}
+
+/// Of the terminal, if the configuration has one.
+pub(super) fn configured_size(process: Option<&Process>) -> Option<Size> {
+    let size = process?.console_size()?;
+    let (rows, columns) = (u16::try_from(size.height()).ok()?, u16::try_from(size.width()).ok()?);
+    (rows != 0 && columns != 0).then_some(Size { rows, columns })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_guest_has_its_own_network() {
+        let spec = json!({"ociVersion": "1.0.2", "linux": {"namespaces":
+            [{"type": "pid"}, {"type": "network", "path": "/run/netns/x"}]}});
+        let mut spec: Spec = serde_json::from_value(spec).unwrap();
+        assert_eq!(Network::of(&spec), Network::Path("/run/netns/x".into()));
+        leave_network(&mut spec);
+        assert_eq!(Network::of(&spec), Network::New);
+        assert_eq!(spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn hooks_go_where_they_are_programs() {
+        let hook = |path: &str| json!([{"path": path}]);
+        let spec = json!({"ociVersion": "1.0.2", "hooks": {"prestart": hook("/a"), "createContainer": hook("/bin/true"),
+            "startContainer": hook("/c"), "poststop": hook("/d")}});
+        let mut spec: Spec = serde_json::from_value(spec).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let host = split_hooks(&mut spec, root.path());
+        assert_eq!(host.len(), 1);
+        let left = serde_json::to_value(spec.hooks()).unwrap();
+        assert_eq!(left["startContainer"], hook("/c"));
+        assert!(left["prestart"].is_null() && left["poststop"].is_null(), "{left}");
+    }
+}

@@ -1,0 +1,30 @@
+//! `sandbox start`: the container's process is executed.
+
+use std::path::Path;
+
+use super::{CommandError, end, ended_or, find_locked, reach};
+use crate::hooks::{self, Phase};
+use crate::state::{Record, StateDir, Status};
+
+/// Starts a container that was created. Errors of the execution are this command's.
+pub fn start(root: &Path, id: &str) -> Result<(), CommandError> {
+    let (state, mut record) = find_locked(root, id)?;
+    match record.status() {
+        Status::Created => {}
+        Status::Running => return Err(CommandError::AlreadyRunning),
+        Status::Stopped => return Err(CommandError::CannotStartStopped),
+        status @ (Status::Creating | Status::Paused) => return Err(CommandError::CannotStart(status)),
+    }
+    reach(&state, &record)?.start().map_err(|error| ended_or(&record, error.into()))?;
+    running(&state, &mut record)
+}
+
+/// Keeps that the container runs, and runs the hooks for it. A container whose hooks fail is ended.
+pub(super) fn running(state: &StateDir, record: &mut Record) -> Result<(), CommandError> {
+    record.status = Status::Running;
+    state.write(record)?;
+    hooks::run_all(Phase::Poststart, &record.poststart, record.shown_json().as_bytes(), None).map_err(|error| {
+        let _ = end::end(state, record);
+        error.into()
+    })
+}

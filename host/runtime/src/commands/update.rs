@@ -1,0 +1,80 @@
+//! `sandbox update`: other limits for a container that runs.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use serde_json::{Value, json};
+
+use super::{CommandError, ended_or, find_locked, reach};
+use crate::state::Status;
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// linux.resources as JSON, `-` for standard input; the rest is ignored then.
+    pub file: Option<PathBuf>,
+    /// A field of linux.resources (`memory/limit`) and its value each.
+    pub fields: Vec<(&'static str, Value)>,
+}
+
+/// The longest text that is read.
+const FILE_MAX: u64 = 4 << 20;
+
+/// Changes limits. What is not asked for stays.
+pub fn update(root: &Path, id: &str, limits: &Limits) -> Result<(), CommandError> {
+    let (state, record) = find_locked(root, id)?;
+    if matches!(record.status(), Status::Stopped | Status::Creating) {
+        return Err(CommandError::NotRunning);
+    }
+    let text = match &limits.file {
+        Some(path) => read(path).map_err(CommandError::file("--resources", path))?,
+        None => assemble(&limits.fields).to_string().into_bytes(),
+    };
+    let option = limits.file.as_deref().unwrap_or(Path::new("-"));
+    let invalid = |error: serde_json::Error| CommandError::file("--resources", option)(error.into());
+    let resources: LinuxResources = serde_json::from_slice(&text).map_err(invalid)?;
+    let guest = reach(&state, &record)?;
+    // The guest enforces them, so it comes first; it refuses what it cannot do.
+    guest.update(text).map_err(|error| ended_or(&record, error.into()))?;
+    record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.update(&resources))?;
+    Ok(())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    match path.as_os_str() == "-" {
+        true => io::stdin().take(FILE_MAX).read_to_end(&mut text)?,
+        false => File::open(path)?.take(FILE_MAX).read_to_end(&mut text)?,
+    };
+    Ok(text)
+}
+
+fn assemble(fields: &[(&'static str, Value)]) -> Value {
+    let mut resources = json!({});
+    for (name, value) in fields {
+        let place = name.split('/').fold(&mut resources, |place, part| &mut place[part]);
+        *place = value.clone();
+    }
+    resources
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_become_resources() {
+        let fields = [
+            ("memory/limit", json!(5)),
+            ("cpu/cpus", json!("0")),
+            ("memory/swap", json!(-1)),
+            ("pids/limit", json!(9)),
+        ];
+        let resources = assemble(&fields);
+        assert_eq!(resources, json!({"memory": {"limit": 5, "swap": -1}, "cpu": {"cpus": "0"}, "pids": {"limit": 9}}));
+        serde_json::from_value::<LinuxResources>(resources).unwrap();
+        assert_eq!(assemble(&[]), json!({}));
+    }
+}

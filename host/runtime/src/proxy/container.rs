@@ -1,0 +1,124 @@
+//! The proxy of a container: follows what `create` or `run` says until that has ended.
+
+use std::env;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use rustix::process::ioctl_tiocsctty;
+
+use super::protocol::{Channel, ContainerOrder, FromProxy, Sender, Size, ToProxy};
+use super::{End, Inherited, wards};
+use crate::console::{self, Pty};
+use crate::guest_files::GuestFiles;
+use crate::images::Images;
+
+use crate::session::{Session, SessionError};
+use crate::signals::Signals;
+use crate::sys::Streams;
+use crate::terminal::Terminal;
+use crate::trace::{Lane, Trace};
+
+/// The status where the container has none: its guest failed, or it was never made.
+pub(super) const FAILED: End = End::Exited(255);
+
+/// Runs the container to its end.
+pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
+    let Inherited { mut channel, state, lock, console } = inherited;
+    let Ok(sender) = channel.sender() else { return FAILED };
+    // A command that is gone before it gave its order needs nothing.
+    let Ok(Some(ToProxy::Container(order))) = channel.receive() else { return FAILED };
+    match follow(*order, signals, Parts { channel, state, lock, console }) {
+        Ok(end) => end,
+        Err(error) => {
+            let failed = FromProxy::Failed { message: error.to_string(), status: error.exit_status() };
+            let _ = sender.send(&failed);
+            FAILED
+        }
+    }
+}
+
+struct Parts {
+    channel: Channel,
+    state: OwnedFd,
+    lock: OwnedFd,
+    console: Option<OwnedFd>,
+}
+
+/// One thread until the network namespace is entered: others would stay behind.
+fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, SessionError> {
+    let Parts { channel, state, lock, console } = parts;
+    let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;
+    let [started, reading, read] = order.started_ns;
+    let trace = Arc::new(Trace::from_environment(started)?);
+    trace.span(Lane::Command, "read config", reading, read);
+    trace.at(Lane::Command, "config read", read);
+    // The bundle's file system can be unmounted while this runs.
+    env::set_current_dir("/").map_err(SessionError::setup("the working directory"))?;
+    let files = GuestFiles { kernel: order.kernel.clone(), initramfs: order.initramfs.clone() };
+    let images = Images::open(&files, &order.root)?;
+    order.network.enter()?;
+    let terminal = console.map(|console| open_terminal(order.size, &console)).transpose()?;
+    let streams =
+        if order.attached || env::var_os("SANDBOX_CONSOLE").is_some() { Streams::Stderr } else { Streams::Null };
+    let session = Arc::new(Session::start(&order.id, state, &images, streams, terminal, trace.clone())?);
+    session.listen(signals)?;
+    session.boot(&order)?;
+    wards::watch(&order.id, session.state()).map_err(SessionError::setup("what watches over exec'd processes"))?;
+    send(&sender, &FromProxy::Placed { monitor: session.monitor_pid() })?;
+    let proceed = obey(session.clone(), channel, lock)?;
+    let result = session.run(order, &proceed, || send(&sender, &FromProxy::Ready));
+    trace.now(Lane::Command, "cleaned up");
+    let written = trace.write();
+    let end = result?;
+    written?;
+    Ok(end)
+}
+
+fn send(sender: &Sender, event: &FromProxy) -> Result<(), SessionError> {
+    sender.send(event).map_err(SessionError::setup("the control socket"))
+}
+
+/// A terminal whose master goes to whoever asked for the process.
+pub(super) fn open_terminal(size: Option<Size>, console: &OwnedFd) -> Result<Terminal, SessionError> {
+    let open = || {
+        let pty = Pty::open(size)?;
+        // From now on the kernel tells this process of the terminal's size and its end.
+        ioctl_tiocsctty(&pty.slave)?;
+        console::send(console.as_fd(), pty.master.as_fd(), pty.name.as_bytes())?;
+        Ok(Terminal::new(pty.slave))
+    };
+    open().map_err(SessionError::setup("the terminal"))
+}
+
+/// Follows the command on a thread; gives what the guest's hooks get when the host has done its part.
+fn obey(session: Arc<Session>, mut channel: Channel, lock: OwnedFd) -> Result<Receiver<String>, SessionError> {
+    let (proceed, proceeds) = mpsc::channel();
+    let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;
+    let mut lock = Some(lock);
+    let follow = move || {
+        loop {
+            match channel.receive() {
+                Ok(Some(ToProxy::Proceed { state })) => drop(proceed.send(state)),
+                Ok(Some(ToProxy::Start)) => {
+                    lock.take();
+                    let event = match session.execute() {
+                        Ok(()) => FromProxy::Started,
+                        Err(error) => FromProxy::Failed { message: error.to_string(), status: error.exit_status() },
+                    };
+                    let _ = sender.send(&event);
+                }
+                // The container is on its own.
+                Ok(Some(ToProxy::Detach)) => return,
+                // The command was killed.
+                _ => return session.give_up(),
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("command".to_string())
+        .spawn(follow)
+        .map_err(SessionError::setup("the control socket"))?;
+    Ok(proceeds)
+}

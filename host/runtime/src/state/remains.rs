@@ -1,0 +1,32 @@
+//! What a container that has ended can leave on the host, when its proxy was killed.
+
+use std::time::Duration;
+
+use crate::cgroup::CgroupError;
+use crate::state::Record;
+
+/// How long processes of the host may take to die.
+pub const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Something is left.
+#[derive(Debug, thiserror::Error)]
+pub enum RemainsError {
+    /// A process that cannot be killed.
+    #[error("the processes of container {0:?} on the host do not end")]
+    Immortal(String),
+    /// The host's cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+/// Ends the monitor and removes the cgroup of a container whose proxy has ended.
+pub fn clear(record: &Record) -> Result<(), RemainsError> {
+    // The monitor ends when its proxy does; one whose proxy was killed may still be at it, and it holds the container's files.
+    if let Some(monitor) = record.monitor.and_then(|monitor| monitor.open()) {
+        monitor.kill();
+        if !monitor.wait(DEATH_TIMEOUT) {
+            return Err(RemainsError::Immortal(record.id.clone()));
+        }
+    }
+    Ok(record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove())?)
+}

@@ -1,0 +1,97 @@
+//! Fields of config.json that few use: what they ask for holds in the container.
+
+use serde_json::{Value, json};
+
+use super::ours;
+use crate::bundle::Root;
+use crate::{Case, Env};
+
+/// runc 1.1, with which Debian comes, does not know all of them.
+pub(super) const CASES: &[Case] = &[
+    ours("fields::names", 120, names),
+    ours("fields::scheduling", 240, scheduling),
+    ours("fields::personality", 180, personality),
+    ours("fields::propagation", 180, propagation),
+    ours("fields::idmapped_mounts_are_refused", 120, idmapped_mounts),
+    ours("fields::labels_and_profiles_are_accepted", 120, labels_and_profiles),
+];
+
+fn names(env: &Env) {
+    let bundle = env.bundle(Root::Debian).set("/hostname", json!("one")).set("/domainname", json!("two.example"));
+    let got = env.run(&bundle.script("hostname; cat /proc/sys/kernel/domainname"));
+    assert_eq!(got.ok(), "one\ntwo.example");
+}
+
+fn scheduling(env: &Env) {
+    let mut bundle = env.bundle(Root::Debian).privileged();
+    let policy = |scheduler: Value| {
+        (
+            scheduler,
+            "python3 -c 'import os; print(os.sched_getscheduler(1), os.sched_getparam(1).sched_priority, os.getpriority(os.PRIO_PROCESS, 1))'",
+        )
+    };
+    for ((scheduler, script), want) in [
+        (policy(json!({ "policy": "SCHED_BATCH", "nice": 5 })), "3 0 5"),
+        (policy(json!({ "policy": "SCHED_RR", "priority": 7, "flags": ["SCHED_RESET_ON_FORK"] })), "1073741826 7 0"),
+    ] {
+        bundle = bundle.set("/process/scheduler", scheduler).script(script);
+        assert_eq!(env.run(&bundle).ok(), want);
+    }
+    let deadline = json!({ "policy": "SCHED_DEADLINE", "flags": ["SCHED_RESET_ON_FORK"],
+        "runtime": 10_000_000, "deadline": 30_000_000, "period": 40_000_000 });
+    bundle =
+        bundle.set("/process/scheduler", deadline).script("chrt -p 1 | grep -o -e DEADLINE -e '[0-9]*/[0-9]*/[0-9]*'");
+    assert_eq!(env.run(&bundle).ok(), "DEADLINE\n10000000/30000000/40000000");
+    bundle = bundle
+        .set("/process/scheduler", Value::Null)
+        .set("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 3 }))
+        .script("ionice -p 1");
+    assert_eq!(env.run(&bundle).ok(), "best-effort: prio 3");
+}
+
+fn personality(env: &Env) {
+    let mut bundle = env.bundle(Root::Debian).script("uname -m");
+    for (domain, want) in [("LINUX32", "i686"), ("LINUX", "x86_64")] {
+        bundle = bundle.set("/linux/personality", json!({ "domain": domain }));
+        assert_eq!(env.run(&bundle).ok(), want);
+    }
+    bundle = bundle.set("/linux/personality", json!({ "domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"] }));
+    let outcome = env.run(&bundle);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("linux.personality.flags"), "{outcome:?}");
+}
+
+fn propagation(env: &Env) {
+    let source = env.directory("source");
+    let bundle = env
+        .bundle(Root::Debian)
+        .set("/linux/rootfsPropagation", json!("rshared"))
+        .bind(&source, "/mnt", &["rprivate"])
+        .bind(&source, "/srv", &["rshared"]);
+    let script = "for m in / /mnt /srv; do awk -v m=$m '$5 == m { print m, ($7 ~ /^shared:/ ? \"shared\" : \"private\") }' /proc/self/mountinfo; done";
+    assert_eq!(env.run(&bundle.script(script)).ok(), "/ shared\n/mnt private\n/srv shared");
+}
+
+fn idmapped_mounts(env: &Env) {
+    let source = env.directory("source");
+    let mut bundle = env.bundle(Root::Busybox).bind(&source, "/mnt", &[]).script("true");
+    let mapping = json!([{ "containerID": 0, "hostID": 1000, "size": 10 }]);
+    let last = bundle.spec["mounts"].as_array_mut().and_then(|mounts| mounts.last_mut()).expect("a mount");
+    last["uidMappings"] = mapping.clone();
+    last["gidMappings"] = mapping;
+    let outcome = env.run(&bundle);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("cannot map the ids of the mount \"/mnt\""), "{outcome:?}");
+}
+
+/// docker sets a profile on each container where the host has AppArmor.
+fn labels_and_profiles(env: &Env) {
+    let bundle = env
+        .bundle(Root::Busybox)
+        .set("/process/apparmorProfile", json!("docker-default"))
+        .set("/process/selinuxLabel", json!("system_u:system_r:container_t:s0:c1,c2"))
+        .set("/linux/mountLabel", json!("system_u:object_r:container_file_t:s0:c1,c2"))
+        .script("echo fine");
+    let outcome = env.run(&bundle);
+    assert_eq!((outcome.ok(), outcome.stderr.as_str()), ("fine", ""));
+}
