@@ -243,13 +243,6 @@ const LIST: &[Allowed] = &[
         "*:/dev/ptmx",
         "defect: /dev/ptmx is missing where no devpts is mounted",
     ),
-    values(
-        &["root-shared", "root-unbindable"],
-        "exit",
-        "0 *",
-        "1 *",
-        "defect: linux.rootfsPropagation is applied before the root is moved or bound, which fails then",
-    ),
     values(&["overlay"], "exit", "0 *", "1 *", "defect: an overlay's directories are the host's, and are not shared"),
     values(
         USER_NAMESPACES,
