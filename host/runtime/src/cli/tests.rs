@@ -52,6 +52,8 @@ fn what_containerd_calls() {
         parse(&format!("{global} {rest}"));
     }
     parse("sandbox --rootless=true --criu /x list -q");
+    parse("sandbox spec");
+    parse("sandbox --rootless=auto spec --rootless -b /x");
 }
 
 #[test]
