@@ -52,11 +52,11 @@ struct Cli {
     systemd_cgroup: bool,
 
     /// Taken for compatibility: cgroups of users that may not make them are an error here
-    #[arg(long, value_name = "BOOL", global = true)]
-    rootless: Option<String>,
+    #[arg(long = "rootless", value_name = "BOOL")]
+    rootless_mode: Option<String>,
 
     /// Taken for compatibility: checkpoints are not made with CRIU here
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE")]
     criu: Option<PathBuf>,
 
     /// Print the version

@@ -52,6 +52,8 @@ fn what_containerd_calls() {
         parse(&format!("{global} {rest}"));
     }
     parse("sandbox --rootless=true --criu /x list -q");
+    parse("sandbox spec --rootless -b /b");
+    parse("sandbox --rootless auto features");
 }
 
 #[test]
