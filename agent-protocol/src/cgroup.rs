@@ -27,6 +27,7 @@ pub fn swap(memory: Option<i64>, both: i64) -> Result<Option<String>, &'static s
         (_, 0) => Ok(None),
         (_, -1) => Ok(Some("max".to_owned())),
         (-1 | 0, _) => Err("unable to set swap limit without memory limit"),
+        (..-1, _) => Err("the limit for memory is negative"),
         (memory, both) if both < memory => Err("memory+swap limit should be >= memory limit"),
         (memory, both) => Ok(Some((both - memory).to_string())),
     }
@@ -98,7 +99,9 @@ mod tests {
         assert_eq!(swap(Some(100), 100).unwrap().unwrap(), "0");
         assert_eq!(swap(Some(100), -1).unwrap().unwrap(), "max");
         assert_eq!(swap(Some(100), 0).unwrap(), None);
+        assert_eq!(swap(Some(-1), 0).unwrap().unwrap(), "max");
         assert!(swap(None, 100).is_err());
+        assert!(swap(Some(i64::MIN), 100).is_err());
         assert!(swap(Some(100), 99).is_err());
         assert_eq!(limit(-1), "max");
         assert_eq!(limit(0), "0");

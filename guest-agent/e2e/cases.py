@@ -223,7 +223,7 @@ def test_remount_and_id_maps(agent):
         {"destination": "/mapped", "type": "bind", "source": "/tmp", "options": ["bind", "idmap"], **maps},
     ]
     script = "grep -E ' /(data|b|mapped) ' /proc/mounts; stat -c '%u %g' /mapped; touch /data/x; touch /b/x"
-    user = {"namespaces": [{"type": t} for t in ("pid", "ipc", "uts", "mount", "user")],
+    user = {"namespaces": [{"type": t} for t in ("pid", "ipc", "uts", "mount", "network", "user")],
             "uidMappings": [{"containerID": 0, "hostID": 1000, "size": 65536}],
             "gidMappings": [{"containerID": 0, "hostID": 2000, "size": 65536}]}
     result = run(agent, script, mounts=extra)

@@ -11,6 +11,8 @@ mod container;
 mod debug_shell;
 mod klog;
 mod mounts;
+#[cfg(test)]
+mod mutation_tests;
 mod process;
 mod reaper;
 mod rpc;

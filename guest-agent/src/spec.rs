@@ -112,7 +112,7 @@ impl Namespaces {
 impl Plan {
     /// Reads and checks the text. Hooks of the host's phases are not the agent's affair.
     pub fn new(json: &[u8]) -> Result<Plan, Error> {
-        let spec: Spec = serde_json::from_slice(json)?;
+        let spec = read(json)?;
         refuse(&spec)?;
         let process = ProcessPlan::new(spec.process().clone().ok_or(Error::Missing("process"))?)?;
         let root = spec.root().as_ref().ok_or(Error::Missing("root"))?;
@@ -143,6 +143,17 @@ impl Plan {
     pub fn read_only(&self) -> bool {
         self.spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false)
     }
+}
+
+fn read(json: &[u8]) -> Result<Spec, Error> {
+    if !process::has_flags(json) {
+        return Ok(serde_json::from_slice(json)?); // errors tell the place
+    }
+    let mut value: serde_json::Value = serde_json::from_slice(json)?;
+    if let Some(process) = value.get_mut("process") {
+        process::rename_flags(process);
+    }
+    Ok(serde_json::from_value(value)?)
 }
 
 /// Refuses by name what the agent would otherwise have to ignore.

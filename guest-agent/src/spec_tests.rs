@@ -100,3 +100,10 @@ fn an_exec_takes_from_the_first_process_what_it_leaves_out() {
         assert!(ProcessPlan::exec(bad.as_bytes(), &first).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn scheduler_flags_have_the_specifications_names() {
+    let flags = r#","scheduler":{"policy":"SCHED_BATCH","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]}"#;
+    let plan = plan(flags, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap();
+    assert_eq!(plan.process.scheduler.map(|s| s.flags), Some(0x05));
+}

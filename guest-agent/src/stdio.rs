@@ -81,12 +81,15 @@ impl Sent {
         Sent { sent: Some(sent), exit }
     }
 
-    /// Nothing is there to be read.
-    fn idle(&mut self) {
-        if self.exit.as_ref().is_some_and(|exit| exit.borrow().is_some()) {
-            self.exit = None;
-            self.sent.take().map(|sent| sent.send(()));
-        }
+    /// Whether the process has exited and nothing was said yet.
+    fn is_due(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.borrow().is_some())
+    }
+
+    /// All is sent.
+    fn tell(&mut self) {
+        self.exit = None;
+        self.sent.take().map(|sent| sent.send(()));
     }
 
     /// Returns when the process has exited, once.
@@ -112,6 +115,14 @@ impl Output {
             Output::Pipe(pipe) => pipe.try_read(buffer),
             Output::Terminal(master) => master.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?)),
         }
+    }
+
+    /// The same, whatever the event loop believes. Reading a terminal takes along what is still on its way through the kernel.
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(match self {
+            Output::Pipe(pipe) => rustix::io::read(pipe, &mut *buffer)?,
+            Output::Terminal(master) => rustix::io::read(master.get_ref(), &mut *buffer)?,
+        })
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -145,7 +156,11 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(30);
 async fn copy(from: Output, to: &mut (impl AsyncWrite + Unpin), mut sent: Sent) {
     let mut buffer = vec![0; BUFFER];
     loop {
-        match from.try_read(&mut buffer) {
+        let read = match from.try_read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && sent.is_due() => from.read_now(&mut buffer),
+            read => read,
+        };
+        match read {
             Ok(0) => return,
             Ok(n) => {
                 if let Err(error) = to.write_all(&buffer[..n]).await {
@@ -154,7 +169,9 @@ async fn copy(from: Output, to: &mut (impl AsyncWrite + Unpin), mut sent: Sent) 
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                sent.idle();
+                if sent.is_due() {
+                    sent.tell();
+                }
                 tokio::select! {
                     readable = from.readable() => if readable.is_err() { return },
                     () = sent.exited() => {}
@@ -207,4 +224,64 @@ async fn write_master(master: &Master, mut bytes: &[u8]) -> io::Result<()> {
         bytes = &bytes[n..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn what_the_process_wrote_is_sent_before_it_is_said_so() {
+        block_on(async {
+            let (reader, inherited) = output().unwrap();
+            let (exited, exit) = watch::channel(None);
+            let (sender, mut sent) = oneshot::channel();
+            let (mut host, mut to_host) = tokio::io::duplex(BUFFER);
+            let task = tokio::spawn(async move {
+                copy(Output::Pipe(reader), &mut to_host, Sent::new(sender, Some(exit))).await;
+            });
+            rustix::io::write(&inherited.0, b"before").unwrap();
+            tokio::task::yield_now().await;
+            assert!(sent.try_recv().is_err(), "the process runs");
+            rustix::io::write(&inherited.0, b" its end").unwrap();
+            exited.send(Some(Exit { status: 0, signal: 0, at_ns: 0 })).unwrap();
+            (&mut sent).await.unwrap();
+            let mut buffer = [0; 100];
+            let n = host.read(&mut buffer).await.unwrap();
+            let mut got = buffer[..n].to_vec();
+            if got.len() < 14 {
+                let n = host.read(&mut buffer).await.unwrap();
+                got.extend(&buffer[..n]);
+            }
+            assert_eq!(got, b"before its end");
+            // One that it left running goes on writing.
+            rustix::io::write(&inherited.0, b"after").unwrap();
+            let n = host.read(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..n], b"after");
+            drop(inherited);
+            task.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn without_an_exit_only_the_end_counts() {
+        block_on(async {
+            let (reader, inherited) = output().unwrap();
+            let (sender, mut sent) = oneshot::channel::<()>();
+            let mut to_host = Vec::new();
+            rustix::io::write(&inherited.0, b"all").unwrap();
+            let writer = tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                drop(inherited);
+            });
+            copy(Output::Pipe(reader), &mut to_host, Sent::new(sender, None)).await;
+            writer.await.unwrap();
+            assert_eq!(to_host, b"all");
+            assert!(matches!(sent.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        });
+    }
 }

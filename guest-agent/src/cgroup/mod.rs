@@ -30,6 +30,9 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 /// The container may make cgroups below its own; deeper ones are left alone.
 const MAX_DEPTH: usize = 64;
 
+/// More cgroups below the container's are not looked into.
+const MAX_BELOW: usize = 10_000;
+
 /// Processes freeze when they next leave the kernel; one in uninterruptible sleep may be long in coming.
 const FREEZE_TIME: Duration = Duration::from_secs(10);
 
@@ -179,7 +182,12 @@ impl Cgroup {
     pub fn processes(&self, most: usize) -> io::Result<Vec<Pid>> {
         let mut pids = Vec::new();
         let mut left = vec![(self.path.clone(), 0)];
+        let mut seen = 0;
         while let Some((path, depth)) = left.pop() {
+            seen += 1;
+            if seen > MAX_BELOW {
+                break;
+            }
             match fs::read_to_string(path.join("cgroup.procs")) {
                 Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse().ok().and_then(Pid::from_raw))),
                 Err(error) if depth == 0 => return Err(error),
@@ -293,6 +301,16 @@ impl OomKills {
             }
             self.0.changed().await?;
         }
+    }
+}
+
+/// What an update does with its JSON before it changes anything.
+#[cfg(test)]
+pub fn check_resources(json: &[u8]) {
+    if let Ok(resources) = serde_json::from_slice::<LinuxResources>(json) {
+        let _ = resources::settings(&resources, &update::guest());
+        let rules = resources.devices().as_deref().unwrap_or_default();
+        assert!(!device_program::generate(rules).is_empty());
     }
 }
 

@@ -33,12 +33,9 @@ pub struct Created {
 
 /// Makes a container whose process waits for Start.
 pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Result<Created, Error> {
+    let (plan, state) = check_request(&request)?;
     let id = request.container_id;
-    check_id(&id)?;
-    let plan = Plan::new(&request.spec_json)?;
-    let state = State::new(&request.state_json).map_err(Error::State)?;
     let stdio = request.stdio.into_option().unwrap_or_default();
-    ends::check(&stdio, plan.process.terminal())?;
     agent.containers.reserve(&id)?;
     let result = build(agent, &id, plan, &stdio, state).await;
     match result {
@@ -52,6 +49,15 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
             Err(error)
         }
     }
+}
+
+/// All that can be said before anything is made.
+pub fn check_request(request: &CreateContainerRequest) -> Result<(Plan, State), Error> {
+    check_id(&request.container_id)?;
+    let plan = Plan::new(&request.spec_json)?;
+    let state = State::new(&request.state_json).map_err(Error::State)?;
+    ends::check(request.stdio.as_ref().unwrap_or_default(), plan.process.terminal())?;
+    Ok((plan, state))
 }
 
 /// Ids of containers and of exec'd processes name directories, on the host at least.

@@ -11,7 +11,7 @@ use agent_protocol::Plain;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, waitpid};
 use serde_json::{Map, Value};
 
 use crate::spec::hooks::HookPlan;
@@ -84,6 +84,8 @@ fn run(hook: &HookPlan, state: &[u8], root: Option<&Path>) -> Result<(), Problem
             let mut tail = Vec::new();
             let ended = wait(pid, &mut output, &mut tail, hook.timeout);
             if !matches!(ended, Ok(true)) {
+                // And what it has started, as far as that stayed in its session's first group.
+                let _ = kill_process_group(pid, Signal::KILL);
                 let _ = kill_process(pid, Signal::KILL);
             }
             let (_, status) = waitpid(Some(pid), WaitOptions::empty())
@@ -110,6 +112,7 @@ fn execute(hook: &HookPlan, input: &File, output: &OwnedFd, root: Option<&Path>)
             sys::dup_onto(fd, target)?;
         }
         sys::close_on_exec()?;
+        rustix::process::setsid()?;
         if let Some(root) = root {
             rustix::process::chroot(root)?;
             rustix::process::chdir("/")?;
@@ -214,6 +217,18 @@ mod tests {
         let error = run_one("exec sleep 60", Some(Duration::from_millis(200))).unwrap_err();
         assert!(error.contains("hook ran past specified timeout of 0.2s"), "{error}");
         assert!(run_one("yes", Some(Duration::from_millis(200))).is_err());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let child = format!("sh -c 'echo $$ > {0}; exec sleep 61' & sleep 60", file.path().display());
+        assert!(run_one(&child, Some(Duration::from_millis(500))).is_err());
+        let left = std::fs::read_to_string(file.path()).unwrap();
+        let lives = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", left.trim())).unwrap_or_default();
+            !(stat.is_empty() || stat.contains(") Z ") || stat.contains(") X "))
+        };
+        while lives() && started.elapsed() < Duration::from_secs(15) {
+            std::thread::yield_now();
+        }
+        assert!(!lives());
         assert!(started.elapsed() < Duration::from_secs(20));
     }
 

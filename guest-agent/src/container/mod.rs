@@ -24,6 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::Signal;
 
 pub use containers::Containers;
+#[cfg(test)]
+pub use create::check_request;
 pub use create::create;
 pub use ends::winsize;
 pub use error::Error;

@@ -26,15 +26,16 @@ pub struct IdMaps {
 
 /// For each mount of the plan a copy of its source with other ids, where it asks for that.
 pub fn prepare(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
-    let one = |mount: &MountPlan| {
+    let one = |(index, mount): (usize, &MountPlan)| {
         let Some(maps) = &mount.id_maps else { return Ok(None) };
         copy(mount, maps).map(Some).map_err(|error| Error::IdMap {
+            index,
             source_path: mount.source.clone(),
             target: mount.destination.clone(),
             error,
         })
     };
-    plan.mounts.iter().map(one).collect()
+    plan.mounts.iter().enumerate().map(one).collect()
 }
 
 fn copy(mount: &MountPlan, maps: &IdMaps) -> io::Result<OwnedFd> {

@@ -37,8 +37,13 @@ pub enum Error {
         error: io::Error,
     },
     /// An id-mapped mount.
-    #[error("cannot map the ids of the mount {target:?} (from {source_path:?}): {}", id_map_problem(error))]
+    #[error(
+        "mounts[{index}].uidMappings: cannot map the ids of the mount {target:?} (from {source_path:?}): {}",
+        id_map_problem(error)
+    )]
     IdMap {
+        /// Position in the list.
+        index: usize,
         /// What.
         source_path: PathBuf,
         /// Where, inside the container.

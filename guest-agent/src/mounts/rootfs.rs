@@ -29,9 +29,10 @@ fn propagation(plan: &Plan) -> Result<Option<MountPropagationFlags>, Error> {
 /// Mounts everything below root.path.
 pub fn build(plan: &Plan, cgroup: &Path, id_mapped: &[Option<OwnedFd>]) -> Result<Root, Error> {
     let linux = plan.spec.linux().as_ref();
-    let propagation = propagation(plan)?;
-    // Nothing the container mounts may reach the guest's namespace, unless asked for.
-    let outward = propagation.unwrap_or(MountPropagationFlags::DOWNSTREAM) | MountPropagationFlags::REC;
+    propagation(plan)?;
+    // Nothing the container mounts may reach the guest's namespace. What is asked for the root holds once it is the root: a mount
+    // with a shared parent cannot be moved, and one of an unbindable parent cannot be bound.
+    let outward = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     step("change the propagation of /", rustix::mount::mount_change("/", outward))?;
     step("detach root.path", rustix::mount::mount_bind_recursive(plan.root(), plan.root()).map_err(io::Error::from))
         .map_err(|e| named_root(e, plan.root()))?;
@@ -59,6 +60,8 @@ pub fn build(plan: &Plan, cgroup: &Path, id_mapped: &[Option<OwnedFd>]) -> Resul
 pub fn enter(plan: &Plan, root: &Root) -> Result<(), Error> {
     pivot(root)?;
     if let Some(flags) = propagation(plan)? {
+        // The root alone: what is mounted in it has what its own options say.
+        let flags = flags.difference(MountPropagationFlags::REC);
         step("apply linux.rootfsPropagation", rustix::mount::mount_change("/", flags))?;
     }
     Ok(())

@@ -67,6 +67,7 @@ impl ProcessPlan {
         if let Some(object) = value.as_object_mut() {
             object.entry("user").or_insert_with(|| serde_json::json!({}));
         }
+        rename_flags(&mut value);
         let mut given: Process = serde_json::from_value(value)?;
         if given.capabilities().is_none() {
             given.set_capabilities(first.capabilities().clone());
@@ -94,6 +95,25 @@ impl ProcessPlan {
     /// noNewPrivileges.
     pub fn no_new_privileges(&self) -> bool {
         self.given.no_new_privileges().unwrap_or(false)
+    }
+}
+
+/// Names of scheduler flags in the specification, and in the crate that reads it.
+const FLAGS: [(&str, &str); 2] =
+    [("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"), ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN")];
+
+/// Whether a text may hold such a flag.
+pub fn has_flags(json: &[u8]) -> bool {
+    FLAGS.iter().any(|(name, _)| json.windows(name.len()).any(|w| w == name.as_bytes()))
+}
+
+/// Gives a process's scheduler flags the names that the crate knows.
+pub fn rename_flags(process: &mut serde_json::Value) {
+    let flags = process.pointer_mut("/scheduler/flags").and_then(serde_json::Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        if let Some((_, name)) = FLAGS.iter().find(|(name, _)| flag.as_str() == Some(*name)) {
+            *flag = (*name).into();
+        }
     }
 }
 

@@ -31,20 +31,25 @@ const ATTRIBUTES: [&str; 18] = [
 ];
 
 /// The other options that are not the file system's own.
-const OTHER_OPTIONS: [&str; 23] = [
+const OTHER_OPTIONS: [&str; 28] = [
+    "acl",
     "async",
     "bind",
     "defaults",
     "dirsync",
+    "idmap",
     "iversion",
     "lazytime",
     "loud",
     "mand",
+    "noacl",
     "noiversion",
     "nolazytime",
     "nomand",
     "private",
     "rbind",
+    "remount",
+    "ridmap",
     "rprivate",
     "rshared",
     "rslave",

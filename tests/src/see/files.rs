@@ -52,7 +52,7 @@ const READ: &[&str] = &[
 const WRITTEN: &[&str] = &[
     "/proc/sysrq-trigger",
     "/proc/sys/kernel/domainname",
-    "/proc/irq/0/smp_affinity",
+    "/proc/irq/default_smp_affinity",
     "/proc/self/oom_score_adj",
     "/proc/self/attr/exec",
     "/proc/self/timerslack_ns",

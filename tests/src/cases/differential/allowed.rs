@@ -3,47 +3,282 @@
 
 use std::collections::BTreeSet;
 
-use super::compare::matches;
+use super::compare::{Difference, matches};
 
-/// Patterns of bundle names, pattern of keys, reason.
+/// Patterns of bundle names, patterns of the key and of both values, reason.
 struct Allowed {
     bundles: &'static [&'static str],
     key: &'static str,
+    runc: &'static str,
+    sandbox: &'static str,
     reason: &'static str,
 }
 
 const EVERYWHERE: &[&str] = &["*"];
 
 const fn everywhere(key: &'static str, reason: &'static str) -> Allowed {
-    Allowed { bundles: EVERYWHERE, key, reason }
+    only(EVERYWHERE, key, reason)
 }
 
 const fn only(bundles: &'static [&'static str], key: &'static str, reason: &'static str) -> Allowed {
-    Allowed { bundles, key, reason }
+    values(bundles, key, "*", "*", reason)
 }
+
+const fn values(
+    bundles: &'static [&'static str],
+    key: &'static str,
+    runc: &'static str,
+    sandbox: &'static str,
+    reason: &'static str,
+) -> Allowed {
+    Allowed { bundles, key, runc, sandbox, reason }
+}
+
+const PROCESSORS: &str = "the guest has the processors that it was given";
+const MEMORY: &str = "the kernel's default, a share of the machine's memory";
+const NO_ACPI: &str = "the guest has no ACPI";
+const SHARE: &str = "files are shared by virtio-fs: the host's file system does not show";
+const OWN_NAME: &str = "the guest is a machine with a name of its own; the host's is not told to it";
+const PROPAGATION: &str = "mounts of the host cannot propagate into a guest";
+const NO_MODE: &str = "defect: a tmpfs without mode= does not take the directory's";
+
+/// Bundles with bind mounts.
+const BINDS: &[&str] = &[
+    "docker*",
+    "kubernetes*",
+    "podman",
+    "bind*",
+    "mounts-over-links",
+    "root-read-only-missing-mount-point",
+    "paths-both",
+];
+/// Bundles whose keyring can be seen: no profile forbids keyctl(2).
+const PROFILES: &[&str] = &["docker*", "kubernetes*", "podman", "seccomp-docker*", "seccomp-default-errno"];
+/// Bundles with bind mounts of files.
+const FILES: &[&str] = &["docker*", "kubernetes*", "podman", "bind-file", "bind-device-and-dev-file"];
+const USER_NAMESPACES: &[&str] = &["user-namespace*"];
 
 const LIST: &[Allowed] = &[
     // A container in a machine of its own.
-    everywhere("cgroup:cpuset.*.effective", "the guest has the processors that it was given"),
-    everywhere("status.Cpus_allowed_list", "the guest has the processors that it was given"),
-    everywhere("limit.Max processes", "the kernel's default, a share of the guest's memory"),
-    everywhere("limit.Max pending signals", "the kernel's default, a share of the guest's memory"),
-    everywhere("read:/proc/acpi", "the guest has no ACPI"),
-    everywhere("mount:/proc/acpi:*", "the guest has no ACPI"),
+    everywhere("cgroup:cpuset.*.effective", PROCESSORS),
+    everywhere("status.Cpus_allowed_list", PROCESSORS),
+    everywhere("limit.Max processes", MEMORY),
+    everywhere("limit.Max pending signals", MEMORY),
+    everywhere("read:/proc/acpi", NO_ACPI),
+    everywhere("mount:/proc/acpi:*", NO_ACPI),
+    only(&["docker-privileged", "paths-*"], "read:/sys/firmware", NO_ACPI),
     everywhere("read:/proc/bus", "the guest has no PCI"),
-    everywhere("read:/sys/firmware", "the guest has no ACPI"),
     everywhere("call.quotactl", "the guest's kernel has no quota: files are the host's"),
     everywhere(
         "network.interfaces",
         "the lab's host kernel has a bonding driver, which shows in each network namespace",
     ),
+    only(&["without-network", "only-mount"], "network.routes", "the guest's network is not the host's"),
     everywhere("status.SigIgn", "runc passes on what its caller ignores; the guest's first process has no caller"),
     everywhere("fd.0*", "runc makes a pipe of the caller's /dev/null"),
+    only(&["docker-host-namespaces", "kubernetes*", "without-uts", "only-mount"], "name.host", OWN_NAME),
+    only(&["docker-host-namespaces", "kubernetes*", "without-uts", "only-mount"], "sysctl:kernel/hostname", OWN_NAME),
+    values(
+        &["without-cgroup", "only-mount"],
+        "mount:/sys/fs/cgroup:directory shown",
+        "/",
+        "/differential-*",
+        "above the container's cgroup is the agent's, which no container is shown",
+    ),
+    values(
+        &["sysctl-of-the-host", "sysctl-without-namespace"],
+        "exit",
+        "1 *",
+        "0 *",
+        "runc protects the host's kernel, which others share; the guest's is the container's",
+    ),
+    values(&["user-largest"], "exit", "1 *range 0-2147483647*", "0 *", "runc's own limit: the kernel has none"),
+    values(
+        &["user-groups-umask"],
+        "status.Groups",
+        "0 7 5678 100000",
+        "0 7 7 5678 100000",
+        "a group named twice is the same group",
+    ),
+    values(&["shell-status"], "line *", "SigIgn:*", "SigIgn:*", "runc passes on what its caller ignores"),
+    values(&["shell-status"], "line *", "SigQ:*", "SigQ:*", MEMORY),
+    values(&["bind-file"], "env:HOME", "", "/", "an /etc/passwd that is none: runc takes its line for a user's"),
+    only(&["environment-home"], "env.order", "the order of variables means nothing"),
+    values(
+        &["terminal*"],
+        "fd.*.flags",
+        "0100002",
+        "02000002",
+        "what opened the terminal shows: open(2) or TIOCGPTPEER",
+    ),
+    values(
+        &["terminal*"],
+        "fd.*.modes",
+        "2400 1 *",
+        "2400 5 *",
+        "in the foreground runc leaves newlines to the caller's terminal, sandbox to the container's",
+    ),
     // The share is virtio-fs, not the host's file system.
-    everywhere("mount:/:type", "the root is shared by virtio-fs"),
-    everywhere("mount:/:source", "the root is shared by virtio-fs"),
-    everywhere("mount:/:super options", "the root is shared by virtio-fs"),
-    everywhere("mount:/:propagation", "no mount of the host can propagate into a guest"),
+    everywhere("mount:/:type", SHARE),
+    everywhere("mount:/:source", SHARE),
+    everywhere("mount:/:super options", SHARE),
+    everywhere("mount:/:propagation", PROPAGATION),
+    values(BINDS, "mount:*:type*", "ext4", "virtiofs", SHARE),
+    values(BINDS, "mount:*:source*", "/dev/*", "*", SHARE),
+    values(BINDS, "mount:*:options*", "*noatime*", "*relatime*", SHARE),
+    values(
+        &["bind*", "mounts-over-links", "paths-both", "root-read-only-missing-mount-point"],
+        "mount:*:propagation*",
+        "*master",
+        "*",
+        PROPAGATION,
+    ),
+    values(
+        &["tmpfs"],
+        "mount:/mnt:super options",
+        "rw,*",
+        "ro,*",
+        "runc makes only the mount read-only, sandbox the file system, which is no one else's",
+    ),
+    values(
+        &["devices-default-again"],
+        "exit",
+        "1 *",
+        "0 *",
+        "runc takes the device's default rule away when it is listed again, and then fails itself",
+    ),
+    values(
+        &["devices-rules-refusal-last"],
+        "node:*:kmsg",
+        "mknod !EPERM",
+        "open *",
+        "making nodes is allowed for all devices at the list's end; runc's imitation of cgroup v1 keeps the exact refusal",
+    ),
+    values(&["no-mounts"], "exit", "1 *", "5 *", "runc itself cannot do without a /proc in the container"),
+    only(&["only-proc", "devices-without-dev"], "mount:/proc/*", SHARE),
+    values(&["paths-read-only"], "mount:*", "*", "*", SHARE),
+    // In a user namespace devices are bind mounts of the machine's.
+    only(USER_NAMESPACES, "mount:/dev/*:options", "devices are those of the guest's /dev, mounted nosuid and noexec"),
+    only(USER_NAMESPACES, "mount:/dev/*:super options", MEMORY),
+    only(USER_NAMESPACES, "mount:/dev/*:propagation", PROPAGATION),
+    only(USER_NAMESPACES, "mount:/proc/*:options", "devices are those of the guest's /dev, mounted nosuid and noexec"),
+    only(USER_NAMESPACES, "mount:/proc/*:super options", MEMORY),
+    only(USER_NAMESPACES, "mount:/proc/*:propagation", PROPAGATION),
+    // Defects, to be mended: each line goes when its difference does.
+    values(
+        EVERYWHERE,
+        "mount:/sys/fs/cgroup:mode",
+        "755 *",
+        "777 *",
+        "defect: the agent makes cgroups with umask 0, so they are everyone's to write",
+    ),
+    values(
+        EVERYWHERE,
+        "mount:/sys/fs/cgroup:super options",
+        "rw,nsdelegate,memory_recursiveprot",
+        "rw",
+        "defect: the guest's hierarchy is mounted without nsdelegate and memory_recursiveprot",
+    ),
+    values(
+        EVERYWHERE,
+        "keyring",
+        "keyring;*;_ses.differential-*",
+        "keyring;*;_uid_ses.*",
+        "defect: the container has no session keyring of its own",
+    ),
+    values(
+        EVERYWHERE,
+        "node:*:console",
+        "open !EPERM",
+        "open allowed",
+        "defect: /dev/console is among the devices allowed without a rule",
+    ),
+    values(
+        EVERYWHERE,
+        "node:*:tun",
+        "open allowed",
+        "open !EPERM",
+        "defect: /dev/net/tun is not among the devices allowed without a rule",
+    ),
+    values(
+        FILES,
+        "left:*",
+        "file 755 0:0",
+        "file 644 0:0",
+        "defect: a file made to mount on has mode 644 instead of 755",
+    ),
+    values(
+        &["docker*"],
+        "limit.Max open files",
+        "524288 524288",
+        "1024 4096",
+        "defect: limits that config.json does not set are the guest's, not the caller's",
+    ),
+    values(
+        PROFILES,
+        "call.no call *",
+        "ENOSYS",
+        "EPERM",
+        "defect: calls that are newer than the profile are refused with the default action instead of ENOSYS",
+    ),
+    values(
+        PROFILES,
+        "call.mount_setattr",
+        "ENOSYS",
+        "EPERM",
+        "defect: calls that are newer than the profile are refused with the default action instead of ENOSYS",
+    ),
+    values(
+        &["docker-limits"],
+        "cgroup:io.*weight",
+        "default *",
+        "default *",
+        "defect: blockIO.weight goes to io.weight even where there is io.bfq.weight",
+    ),
+    only(&["docker-read-only"], "*:/tmp*", NO_MODE),
+    values(&["tmpfs", "tmpfs-on-existing"], "entry:*", "directory mode *", "directory mode 1777 *", NO_MODE),
+    values(&["tmpfs", "tmpfs-on-existing"], "mount:*:mode", "*", "1777 *", NO_MODE),
+    only(
+        &["only-proc", "devices-without-dev"],
+        "*:/dev/ptmx",
+        "defect: /dev/ptmx is missing where no devpts is mounted",
+    ),
+    values(
+        &["root-shared", "root-unbindable"],
+        "exit",
+        "0 *",
+        "1 *",
+        "defect: linux.rootfsPropagation is applied before the root is moved or bound, which fails then",
+    ),
+    values(&["overlay"], "exit", "0 *", "1 *", "defect: an overlay's directories are the host's, and are not shared"),
+    values(
+        USER_NAMESPACES,
+        "*/dev/mqueue*",
+        "*0:65534",
+        "*65534:65534",
+        "defect: the message queues belong to nobody, as the IPC namespace is made before the user's",
+    ),
+    values(
+        &["sysctl-with-slashes"],
+        "exit",
+        "0 *",
+        "1 *",
+        "defect: dots are not taken for slashes in a sysctl with both",
+    ),
+    values(
+        &["environment-odd", "environment-without-equals"],
+        "exit",
+        "1 *",
+        "0 *",
+        "defect: a variable without a name or a value is passed on",
+    ),
+    values(
+        &["capabilities-unknown"],
+        "exit",
+        "0 *",
+        "1 *",
+        "defect: an unknown capability is an error instead of a warning",
+    ),
 ];
 
 /// Which lines were needed.
@@ -52,9 +287,14 @@ pub(super) struct Used(BTreeSet<usize>);
 
 impl Used {
     /// Whether the list allows a difference.
-    pub(super) fn allows(&mut self, bundle: &str, key: &str) -> bool {
+    pub(super) fn allows(&mut self, bundle: &str, difference: &Difference) -> bool {
+        let value = |value: &Option<String>| value.clone().unwrap_or_default();
+        let (runc, sandbox) = (value(&difference.runc), value(&difference.sandbox));
         let of = |allowed: &Allowed| {
-            matches(allowed.key, key) && allowed.bundles.iter().any(|pattern| matches(pattern, bundle))
+            allowed.bundles.iter().any(|pattern| matches(pattern, bundle))
+                && matches(allowed.key, &difference.key)
+                && matches(allowed.runc, &runc)
+                && matches(allowed.sandbox, &sandbox)
         };
         let found = LIST.iter().position(of);
         self.0.extend(found);

@@ -6,8 +6,8 @@ use std::fmt;
 /// One fact that is not the same.
 pub(super) struct Difference {
     pub(super) key: String,
-    runc: Option<String>,
-    sandbox: Option<String>,
+    pub(super) runc: Option<String>,
+    pub(super) sandbox: Option<String>,
 }
 
 impl fmt::Display for Difference {

@@ -66,7 +66,7 @@ fn run(env: &Env, variants: &[Variant]) {
     let mut problems: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (variant, (theirs, ours)) in variants.iter().zip(see_all(env, variants)) {
         for difference in theirs.differences(&ours) {
-            if !used.allows(variant.name, &difference.key) {
+            if !used.allows(variant.name, &difference) {
                 problems.entry(difference.to_string()).or_default().push(variant.name);
             }
         }
