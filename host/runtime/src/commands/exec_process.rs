@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Process, Spec};
 use serde_json::{Value, json};
 
 use super::CommandError;
@@ -46,8 +46,10 @@ pub(super) fn build(wanted: &Wanted, record: &Record) -> Result<Process, Command
         Some(path) => read(path).map_err(CommandError::file("--process", path))?,
         None => {
             let path = record.bundle.join("config.json");
-            let mut spec = read(&path).map_err(CommandError::file("the container's", &path))?;
-            let mut process = spec["process"].take();
+            // By way of its type: the fields that are changed are what they should be.
+            let spec = read(&path).and_then(|spec| Ok(serde_json::from_value::<Spec>(spec)?));
+            let spec = spec.map_err(CommandError::file("the container's", &path))?;
+            let mut process = json!(spec.process().as_ref().ok_or(CommandError::NoArguments)?);
             change(&mut process, wanted)?;
             process
         }
