@@ -4,6 +4,7 @@ mod bad;
 mod differential;
 mod fields;
 mod filesystem;
+mod lifecycle;
 mod programs;
 mod settings;
 mod signals;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Case> {
         fields::CASES,
         programs::CASES,
         filesystem::CASES,
+        lifecycle::CASES,
         trace::CASES,
         bad::CASES,
         differential::CASES,

@@ -130,6 +130,9 @@ pub enum CommandError {
     /// The guest's kernel has no such module.
     #[error("{0} is not supported (the guest's kernel has neither AppArmor nor SELinux)")]
     NoSecurityModule(&'static str),
+    /// No state of a container can be kept.
+    #[error("checkpoint and restore are not supported")]
+    NoCheckpoint,
     /// It must end first.
     #[error("cannot delete container {id} that is not stopped: {}", .status.word())]
     NotStopped {
