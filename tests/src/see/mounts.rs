@@ -26,7 +26,10 @@ pub(super) fn see(report: &mut Report) {
         report.add(format!("mount:{point}:type"), kind);
         report.add(format!("mount:{point}:options"), options);
         report.add(format!("mount:{point}:source"), source);
-        report.add(format!("mount:{point}:super options"), super_options.join(" "));
+        // Those of a cgroup hierarchy are the machine's: whoever mounts it last in the first namespace sets them.
+        if kind != "cgroup2" {
+            report.add(format!("mount:{point}:super options"), super_options.join(" "));
+        }
         // Peer groups have numbers of the kernel's choice.
         let mut kinds: Vec<&str> = Vec::new();
         for tag in propagation {

@@ -118,6 +118,13 @@ const LIST: &[Allowed] = &[
         "2400 5 *",
         "in the foreground runc leaves newlines to the caller's terminal, sandbox to the container's",
     ),
+    values(
+        &["without-cgroup", "only-mount"],
+        "mount:/sys/fs/cgroup:mode",
+        "555 *",
+        "*",
+        "above the container's cgroup is the agent's, which no container is shown",
+    ),
     // The share is virtio-fs, not the host's file system.
     everywhere("mount:/:type", SHARE),
     everywhere("mount:/:source", SHARE),
@@ -174,13 +181,6 @@ const LIST: &[Allowed] = &[
     ),
     values(
         EVERYWHERE,
-        "mount:/sys/fs/cgroup:super options",
-        "rw,nsdelegate,memory_recursiveprot",
-        "rw",
-        "defect: the guest's hierarchy is mounted without nsdelegate and memory_recursiveprot",
-    ),
-    values(
-        EVERYWHERE,
         "keyring",
         "keyring;*;_ses.differential-*",
         "keyring;*;_uid_ses.*",
@@ -208,7 +208,7 @@ const LIST: &[Allowed] = &[
         "defect: a file made to mount on has mode 644 instead of 755",
     ),
     values(
-        &["docker*"],
+        &["docker*", "limits-*"],
         "limit.Max open files",
         "524288 524288",
         "1024 4096",
@@ -229,7 +229,7 @@ const LIST: &[Allowed] = &[
         "defect: calls that are newer than the profile are refused with the default action instead of ENOSYS",
     ),
     values(
-        &["docker-limits"],
+        &["docker-limits", "block-io"],
         "cgroup:io.*weight",
         "default *",
         "default *",

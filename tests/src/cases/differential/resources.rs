@@ -26,7 +26,7 @@ pub(super) const BUNDLES: &[Variant] = &[
         instead: &[
             ("cgroup:cpu.max.burst", "10000"),
             ("cgroup:cpu.idle", "1"),
-            ("cgroup:cpu.weight", "0"),
+            ("cgroup:cpu.weight", "1"),
             ("cgroup:cpu.weight.nice", "19"),
         ],
     },
