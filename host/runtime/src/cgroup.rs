@@ -9,6 +9,7 @@ mod limits;
 mod overhead;
 mod place;
 mod removal;
+mod systemd;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -23,6 +24,9 @@ use crate::error::Plain;
 use hierarchy::{Hierarchies, Hierarchy};
 use limits::{Host, Setting};
 pub use overhead::Overhead;
+use place::Wanted;
+pub use systemd::BusError;
+use systemd::Scope;
 
 /// Why a container has no cgroup, or not the one that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +45,27 @@ pub enum CgroupError {
     /// The path means nothing.
     #[error("config.json: linux.cgroupsPath: {0}")]
     Path(&'static str),
-    /// systemd manages the hierarchy.
-    #[error(
-        "--systemd-cgroup: systemd runs on this machine, and asking it for a scope is not supported; use the cgroupfs driver"
-    )]
-    Systemd,
+    /// systemd cannot be asked.
+    #[error("--systemd-cgroup: cannot reach systemd over D-Bus: {0}")]
+    Systemd(#[source] BusError),
+    /// systemd does not do what it is asked.
+    #[error("--systemd-cgroup: systemd does not {action} {scope}: {source}")]
+    Scope {
+        /// A verb.
+        action: &'static str,
+        /// The unit.
+        scope: String,
+        /// Why.
+        source: BusError,
+    },
+    /// Another container's, or what is left of one.
+    #[error("--systemd-cgroup: there is a {scope} with {processes} processes already")]
+    ScopeInUse {
+        /// The unit.
+        scope: String,
+        /// In its cgroup.
+        processes: usize,
+    },
     /// A value that cannot be.
     #[error("config.json: linux.resources.{field}: {problem}")]
     Resource {
@@ -108,15 +128,15 @@ pub enum CgroupError {
     },
 }
 
-/// Exists, and is a directory, where systemd is the init system.
-const SYSTEMD_RUNS: &str = "/run/systemd/system";
-
 /// A container's cgroup, in one hierarchy or several. It is kept in state.json; dropping it removes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostCgroup {
     unified: bool,
     overhead: Overhead,
     places: Vec<Place>,
+    /// systemd made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<Scope>,
 }
 
 /// Its directory in one hierarchy.
@@ -133,10 +153,23 @@ impl HostCgroup {
     /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host and moves `pid`, the process
     /// behind the container's, into it. When that fails, no cgroup of the container's stays but one that `pid` is in.
     pub fn create(spec: &Spec, id: &str, systemd: bool, overhead: Overhead, pid: Pid) -> Result<Self, CgroupError> {
-        if systemd && Path::new(SYSTEMD_RUNS).is_dir() {
-            return Err(CgroupError::Systemd);
-        }
-        let cgroup = Self::create_in(&Hierarchies::find()?, spec, id, systemd, overhead)?;
+        let linux = spec.linux().as_ref();
+        let wanted = place::wanted(linux.and_then(|l| l.cgroups_path().as_deref()), id, systemd)?;
+        let hierarchies = Hierarchies::find()?;
+        let empty = Self { unified: hierarchies.unified, overhead, places: Vec::new(), scope: None };
+        let resources = linux.and_then(|l| l.resources().as_ref());
+        let scope = match &wanted {
+            Wanted::Absolute(path) if systemd && systemd::runs() => {
+                let settings =
+                    resources.map_or(Ok(Vec::new()), |resources| empty.settings(resources, &|_, _| false))?;
+                let processes = || hierarchies.processes(path);
+                let unified = hierarchies.unified;
+                let wanted = systemd::Wanted { path, id, pid, settings: &settings, unified, processes: &processes };
+                Some(Scope::start(&wanted)?)
+            }
+            _ => None,
+        };
+        let cgroup = Self { scope, ..empty }.create_in(&hierarchies, &wanted, resources)?;
         match cgroup.add_process(pid) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
@@ -147,24 +180,20 @@ impl HostCgroup {
     }
 
     fn create_in(
+        mut self,
         hierarchies: &Hierarchies,
-        spec: &Spec,
-        id: &str,
-        systemd: bool,
-        overhead: Overhead,
+        wanted: &Wanted,
+        resources: Option<&LinuxResources>,
     ) -> Result<Self, CgroupError> {
-        let linux = spec.linux().as_ref();
-        let wanted = place::wanted(linux.and_then(|l| l.cgroups_path().as_deref()), id, systemd)?;
-        let mut cgroup = Self { unified: hierarchies.unified, overhead, places: Vec::new() };
         let made = hierarchies
             .list
             .iter()
-            .try_for_each(|hierarchy| cgroup.make(hierarchy, &place::inside(hierarchy, hierarchies.unified, &wanted)))
-            .and_then(|()| linux.and_then(|l| l.resources().as_ref()).map_or(Ok(()), |r| cgroup.update(r)));
+            .try_for_each(|hierarchy| self.make(hierarchy, &place::inside(hierarchy, hierarchies.unified, wanted)))
+            .and_then(|()| resources.map_or(Ok(()), |resources| self.write_limits(resources)));
         match made {
-            Ok(()) => Ok(cgroup),
+            Ok(()) => Ok(self),
             Err(error) => {
-                cgroup.forget();
+                self.forget();
                 Err(error)
             }
         }
@@ -178,6 +207,8 @@ impl HostCgroup {
     fn make(&mut self, hierarchy: &Hierarchy, inside: &Path) -> Result<(), CgroupError> {
         let made = directory::make(hierarchy, inside, self.unified)?;
         let path = hierarchy.mount_point.join(inside);
+        // systemd makes some of them, and refuses a scope that is there.
+        let made = made || self.scope.is_some();
         self.places.push(Place { controllers: hierarchy.controllers.clone(), path, made });
         Ok(())
     }
@@ -205,13 +236,23 @@ impl HostCgroup {
 
     /// Applies limits; what `resources` does not speak of stays as it is.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        if let Some(scope) = &self.scope {
+            scope.set(&self.settings(resources, &|_, _| false)?)?;
+        }
+        self.write_limits(resources)
+    }
+
+    fn settings(&self, resources: &LinuxResources, has_file: &limits::HasFile) -> Result<Vec<Setting>, CgroupError> {
+        limits::settings(resources, &Host { unified: self.unified, overhead: self.overhead, has_file })
+    }
+
+    fn write_limits(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
         let has_file =
             |controller, file: &str| self.place(controller).is_some_and(|place| place.path.join(file).exists());
-        let host = Host { unified: self.unified, overhead: self.overhead, has_file: &has_file };
         // The kernel checks limits against each other, quota and burst for one: which must be first depends on what was
         // there before. So those it finds invalid are tried again after the others.
         let mut again = Vec::new();
-        for setting in limits::settings(resources, &host)? {
+        for setting in self.settings(resources, &has_file)? {
             match self.set(&setting) {
                 Err(CgroupError::Set { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
                     again.push(setting)
@@ -259,7 +300,7 @@ impl HostCgroup {
                 removal::remove_if_empty(&place.path);
             }
         }
-        result
+        result.and_then(|()| self.scope.as_ref().map_or(Ok(()), Scope::stop))
     }
 }
 

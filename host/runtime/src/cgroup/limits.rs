@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
 
 use super::CgroupError;
 use super::overhead::Overhead;
+pub use v2::bytes;
 
 /// One write to one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +24,17 @@ pub struct Setting {
     pub value: String,
 }
 
+/// Whether the cgroup has a file, by controller and name: kernels differ in what weighs block I/O.
+pub type HasFile<'a> = dyn Fn(&'static str, &str) -> bool + 'a;
+
 /// What limits depend on beside the container's wishes.
 pub struct Host<'a> {
     /// cgroup v2.
     pub unified: bool,
     /// Beside the container's memory.
     pub overhead: Overhead,
-    /// Whether the cgroup has a file: kernels differ in what weighs block I/O.
-    pub has_file: &'a dyn Fn(&'static str, &str) -> bool,
+    /// Which files there are.
+    pub has_file: &'a HasFile<'a>,
 }
 
 /// All writes, in their order.
