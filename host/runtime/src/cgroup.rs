@@ -12,7 +12,7 @@ mod removal;
 mod systemd;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -160,11 +160,9 @@ impl HostCgroup {
         let resources = linux.and_then(|l| l.resources().as_ref());
         let scope = match &wanted {
             Wanted::Absolute(path) if systemd && systemd::runs() => {
-                let settings =
-                    resources.map_or(Ok(Vec::new()), |resources| empty.settings(resources, &|_, _| false))?;
                 let processes = || hierarchies.processes(path);
                 let unified = hierarchies.unified;
-                let wanted = systemd::Wanted { path, id, pid, settings: &settings, unified, processes: &processes };
+                let wanted = systemd::Wanted { path, id, pid, unified, processes: &processes };
                 Some(Scope::start(&wanted)?)
             }
             _ => None,
@@ -189,7 +187,7 @@ impl HostCgroup {
             .list
             .iter()
             .try_for_each(|hierarchy| self.make(hierarchy, &place::inside(hierarchy, hierarchies.unified, wanted)))
-            .and_then(|()| resources.map_or(Ok(()), |resources| self.write_limits(resources)));
+            .and_then(|()| resources.map_or(Ok(()), |resources| self.update(resources)));
         match made {
             Ok(()) => Ok(self),
             Err(error) => {
@@ -215,10 +213,33 @@ impl HostCgroup {
 
     /// Moves a process, all its threads with it, into the cgroup. Its children will be born there.
     pub fn add_process(&self, pid: Pid) -> Result<(), CgroupError> {
+        if self.scope.is_some() {
+            self.restore()?;
+        }
         let pid = pid.as_raw_nonzero().get();
         self.places.iter().try_for_each(|place| {
             let failed = |source| CgroupError::Join { pid, path: place.path.clone(), source };
             write(&place.path.join("cgroup.procs"), &pid.to_string()).map_err(failed)
+        })
+    }
+
+    /// In v1 systemd removes the cgroup of a scope, whenever it sets limits, from each hierarchy where it has none to set, and
+    /// moves the processes to the slice's: makes what is missing.
+    fn restore(&self) -> Result<(), CgroupError> {
+        self.places.iter().filter(|place| !place.path.exists()).try_for_each(|Place { path, .. }| {
+            fs::create_dir_all(path).map_err(|source| CgroupError::Create { path: path.clone(), source })
+        })
+    }
+
+    /// Moves all of its processes to where the others have stayed.
+    fn gather(&self) -> Result<(), CgroupError> {
+        if self.unified {
+            return Ok(());
+        }
+        let own = self.place(hierarchy::SYSTEMD).map_or(Vec::new(), |place| removal::processes(&place.path));
+        own.into_iter().try_for_each(|pid| match self.add_process(pid) {
+            Err(CgroupError::Join { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other,
         })
     }
 
@@ -236,23 +257,18 @@ impl HostCgroup {
 
     /// Applies limits; what `resources` does not speak of stays as it is.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        if let Some(scope) = &self.scope {
-            scope.set(&self.settings(resources, &|_, _| false)?)?;
-        }
-        self.write_limits(resources)
-    }
-
-    fn settings(&self, resources: &LinuxResources, has_file: &limits::HasFile) -> Result<Vec<Setting>, CgroupError> {
-        limits::settings(resources, &Host { unified: self.unified, overhead: self.overhead, has_file })
-    }
-
-    fn write_limits(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
         let has_file =
             |controller, file: &str| self.place(controller).is_some_and(|place| place.path.join(file).exists());
+        let host = Host { unified: self.unified, overhead: self.overhead, has_file: &has_file };
+        let settings = limits::settings(resources, &host)?;
+        if let Some(scope) = &self.scope {
+            scope.set(&settings)?;
+            self.gather()?;
+        }
         // The kernel checks limits against each other, quota and burst for one: which must be first depends on what was
         // there before. So those it finds invalid are tried again after the others.
         let mut again = Vec::new();
-        for setting in self.settings(resources, &has_file)? {
+        for setting in settings {
             match self.set(&setting) {
                 Err(CgroupError::Set { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
                     again.push(setting)

@@ -25,7 +25,8 @@ const V1: [&str; 14] = [
     "rdma",
     SYSTEMD,
 ];
-const SYSTEMD: &str = "name=systemd";
+/// systemd's own in v1.
+pub const SYSTEMD: &str = "name=systemd";
 
 /// Where Linux distributions mount them. A second mount elsewhere is somebody's own, such as another container's.
 const USUAL: &str = "/sys/fs/cgroup";

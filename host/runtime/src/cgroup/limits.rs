@@ -24,17 +24,14 @@ pub struct Setting {
     pub value: String,
 }
 
-/// Whether the cgroup has a file, by controller and name: kernels differ in what weighs block I/O.
-pub type HasFile<'a> = dyn Fn(&'static str, &str) -> bool + 'a;
-
 /// What limits depend on beside the container's wishes.
 pub struct Host<'a> {
     /// cgroup v2.
     pub unified: bool,
     /// Beside the container's memory.
     pub overhead: Overhead,
-    /// Which files there are.
-    pub has_file: &'a HasFile<'a>,
+    /// Whether the cgroup has a file: kernels differ in what weighs block I/O.
+    pub has_file: &'a dyn Fn(&'static str, &str) -> bool,
 }
 
 /// All writes, in their order.

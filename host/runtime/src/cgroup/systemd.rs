@@ -41,8 +41,6 @@ pub struct Wanted<'a> {
     pub id: &'a str,
     /// Its first process.
     pub pid: Pid,
-    /// The limits.
-    pub settings: &'a [Setting],
     /// cgroup v2.
     pub unified: bool,
     /// How many processes are in its cgroup.
@@ -65,14 +63,14 @@ impl Scope {
         let mut bus = Bus::connect().map_err(CgroupError::Systemd)?;
         bus.subscribe().map_err(failed)?;
         let slice = wanted.path.parent().and_then(name).unwrap_or("-.slice");
-        let mut result = bus.job("StartTransientUnit", &scope.unit(slice, wanted, bus.version));
+        let mut result = bus.job("StartTransientUnit", &scope.unit(slice, wanted));
         if is(&result, "UnitExists") {
             // Left by a `create` that was killed. It may be somebody else's, too: then there are processes in it.
             match (wanted.processes)() {
                 0 => scope.end(&mut bus).map_err(failed)?,
                 processes => return Err(CgroupError::ScopeInUse { scope: scope.name, processes }),
             }
-            result = bus.job("StartTransientUnit", &scope.unit(slice, wanted, bus.version));
+            result = bus.job("StartTransientUnit", &scope.unit(slice, wanted));
         }
         if matches!(result, Err(BusError::Job(_))) {
             let _ = bus.manager("ResetFailedUnit", &(&scope.name,));
@@ -81,7 +79,7 @@ impl Scope {
         Ok(scope)
     }
 
-    fn unit(&self, slice: &str, wanted: &Wanted<'_>, version: u32) -> (&str, &str, Vec<Property>, Auxiliary) {
+    fn unit(&self, slice: &str, wanted: &Wanted<'_>) -> (&str, &str, Vec<Property>, Auxiliary) {
         let io_accounting = if wanted.unified { "IOAccounting" } else { "BlockIOAccounting" };
         let mut list: Vec<Property> = vec![
             ("Description", format!("sandbox container {}", wanted.id).into()),
@@ -92,11 +90,10 @@ impl Scope {
         ];
         let accounting = ["MemoryAccounting", "CPUAccounting", io_accounting, "TasksAccounting"];
         list.extend(accounting.map(|name| (name, Variant::from(true))));
-        list.extend(properties::of(wanted.settings, version));
         (&self.name, REPLACE, list, Auxiliary::new())
     }
 
-    /// Tells systemd of changed limits.
+    /// Tells systemd of limits.
     pub fn set(&self, settings: &[Setting]) -> Result<(), CgroupError> {
         let mut bus = Bus::connect().map_err(CgroupError::Systemd)?;
         let list = properties::of(settings, bus.version);

@@ -15,11 +15,11 @@ use super::message::{self, Message, Method};
 use crate::error::Plain;
 
 /// The bus first: it is what systemd documents. Its own socket answers root where no bus runs, or the bus hangs.
-const ADDRESSES: [(&str, Kind); 2] =
-    [("/run/dbus/system_bus_socket", Kind::Bus), ("/run/systemd/private", Kind::Private)];
-/// To be connected.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// For all calls and the job: a machine that is starting has many.
+const ADDRESSES: [(&str, Kind, Duration); 2] = [
+    ("/run/dbus/system_bus_socket", Kind::Bus, Duration::from_secs(10)),
+    ("/run/systemd/private", Kind::Private, PATIENCE),
+];
+/// For all calls and the job, and for systemd to accept a connection: a machine that is starting has many.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest line of the handshake.
 const LINE: usize = 1024;
@@ -92,8 +92,8 @@ impl Bus {
     /// To systemd, in the first way that it answers on.
     pub fn connect() -> Result<Self, BusError> {
         let mut last = BusError::Silent;
-        for (path, kind) in ADDRESSES {
-            match Self::connect_to(path, kind) {
+        for (path, kind, patience) in ADDRESSES {
+            match Self::connect_to(path, kind, patience) {
                 Ok(bus) => return Ok(bus),
                 Err(error) => last = error,
             }
@@ -101,8 +101,8 @@ impl Bus {
         Err(last)
     }
 
-    fn connect_to(path: &str, kind: Kind) -> Result<Self, BusError> {
-        let (stream, deadline) = (open(path)?, Instant::now() + HANDSHAKE);
+    fn connect_to(path: &str, kind: Kind, patience: Duration) -> Result<Self, BusError> {
+        let (stream, deadline) = (open(path, patience)?, Instant::now() + patience);
         let mut bus = Self { stream, kind, serial: 0, deadline, systemd: None, version: 0, ended: Vec::new() };
         bus.authenticate()?;
         if kind == Kind::Bus {
@@ -234,9 +234,9 @@ impl Bus {
 }
 
 /// A connected socket. Connecting waits, too, where nobody accepts.
-fn open(path: &str) -> io::Result<UnixStream> {
+fn open(path: &str, patience: Duration) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Send, Some(HANDSHAKE))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(UnixStream::from(socket))
 }

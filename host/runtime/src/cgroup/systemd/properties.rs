@@ -40,6 +40,7 @@ fn simple(setting: &Setting, version: u32) -> Option<Property> {
     let value = setting.value.trim();
     let size = || if matches!(value, "max" | "-1") { Some(NONE) } else { bytes(value) };
     let number = || value.parse::<u64>().ok();
+    let weight = || value.strip_prefix("default ").unwrap_or(value).trim().parse::<u64>().ok();
     let allowed = || bits(value).filter(|_| version >= ALLOWED_SINCE);
     Some(match setting.file.as_str() {
         "memory.max" => ("MemoryMax", size()?.into()),
@@ -54,10 +55,20 @@ fn simple(setting: &Setting, version: u32) -> Option<Property> {
         "cpu.shares" => ("CPUShares", number()?.clamp(2, 1 << 18).into()),
         "cpuset.cpus" => ("AllowedCPUs", allowed()?.into()),
         "cpuset.mems" => ("AllowedMemoryNodes", allowed()?.into()),
-        "io.weight" => ("IOWeight", value.strip_prefix("default ").unwrap_or(value).trim().parse::<u64>().ok()?.into()),
+        "io.weight" => ("IOWeight", weight()?.into()),
+        "io.bfq.weight" => ("IOWeight", for_bfq(weight()?)?.into()),
         "blkio.weight" | "blkio.bfq.weight" => ("BlockIOWeight", number()?.clamp(10, 1000).into()),
         _ => return None,
     })
+}
+
+/// systemd stretches BFQ's weights, of which 100 is the default as of the others and 1000 the highest, to 10000.
+fn for_bfq(weight: u64) -> Option<u64> {
+    match weight {
+        1..=100 => Some(weight),
+        101..=1000 => Some(100 + (weight - 100) * 11),
+        _ => None,
+    }
 }
 
 /// Quota and period, both of them in microseconds, as far as they are given.
@@ -140,6 +151,7 @@ mod tests {
             "CPUQuotaPerSecUSec=250000",
         ];
         assert_eq!(shown(&v2, 252), expected);
+        assert_eq!(shown(&[("io.bfq.weight", "default 500"), ("io.bfq.weight", "8:0 5")], 252), ["IOWeight=4500"]);
         let v1 =
             [("memory.limit_in_bytes", "-1"), ("cpu.shares", "1"), ("cpu.cfs_quota_us", "-1"), ("blkio.weight", "500")];
         assert_eq!(
