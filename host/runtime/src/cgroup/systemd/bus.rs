@@ -113,11 +113,12 @@ impl Bus {
         Ok(bus)
     }
 
-    /// The kernel tells the other side who this is; it only wants to hear it.
+    /// The kernel tells the other side who this is; it only wants to hear it. The end goes with the beginning: a call that
+    /// systemd reads together with the end would wait there until something follows it.
     fn authenticate(&mut self) -> Result<(), BusError> {
         let user: String =
             rustix::process::geteuid().as_raw().to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
-        self.write(format!("\0AUTH EXTERNAL {user}\r\n").as_bytes())?;
+        self.write(format!("\0AUTH EXTERNAL {user}\r\nBEGIN\r\n").as_bytes())?;
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
             let mut byte = [0];
@@ -127,10 +128,7 @@ impl Bus {
                 return Err(BusError::Handshake);
             }
         }
-        if !line.starts_with(b"OK ") {
-            return Err(BusError::Handshake);
-        }
-        self.write(b"BEGIN\r\n")
+        if line.starts_with(b"OK ") { Ok(()) } else { Err(BusError::Handshake) }
     }
 
     /// Learns whether systemd is there, and which.
