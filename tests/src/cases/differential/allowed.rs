@@ -85,13 +85,6 @@ const LIST: &[Allowed] = &[
         "/differential-*",
         "above the container's cgroup is the agent's, which no container is shown",
     ),
-    values(
-        &["sysctl-of-the-host", "sysctl-without-namespace"],
-        "exit",
-        "1 *",
-        "0 *",
-        "runc protects the host's kernel, which others share; the guest's is the container's",
-    ),
     values(&["user-largest"], "exit", "1 *range 0-2147483647*", "0 *", "runc's own limit: the kernel has none"),
     values(
         &["user-groups-umask"],
@@ -259,25 +252,11 @@ const LIST: &[Allowed] = &[
         "defect: the message queues belong to nobody, as the IPC namespace is made before the user's",
     ),
     values(
-        &["sysctl-with-slashes"],
-        "exit",
-        "0 *",
-        "1 *",
-        "defect: dots are not taken for slashes in a sysctl with both",
-    ),
-    values(
         &["environment-odd", "environment-without-equals"],
         "exit",
         "1 *",
         "0 *",
         "defect: a variable without a name or a value is passed on",
-    ),
-    values(
-        &["capabilities-unknown"],
-        "exit",
-        "0 *",
-        "1 *",
-        "defect: an unknown capability is an error instead of a warning",
     ),
 ];
 

@@ -39,7 +39,7 @@ pub(super) const BUNDLES: &[Variant] = &[
             .set("/process/user", json!({ "uid": 65535, "gid": 65535 }))
             .set("/process/oomScoreAdj", json!(-998))
             .set("/root/readonly", json!(true))
-            .set("/linux/resources/cpu", json!({ "shares": 2 }))
+            .set("/linux/resources/cpu", json!({ "shares": 102 }))
     }),
     variant("podman", podman),
     variant("runc-spec", runc_spec),
@@ -47,6 +47,7 @@ pub(super) const BUNDLES: &[Variant] = &[
 
 /// As docker 20.10 does it on a machine with cgroup v2, without AppArmor.
 pub(super) fn docker(env: &Env, bundle: Bundle) -> Bundle {
+    let group = format!("/docker-{}", bundle.id);
     let capabilities = bundle.spec["process"]["capabilities"]["bounding"].clone();
     let mut bundle = bundle
         .set("/process/capabilities", json!({
@@ -71,7 +72,7 @@ pub(super) fn docker(env: &Env, bundle: Bundle) -> Bundle {
             { "allow": true, "type": "c", "major": 5, "minor": 1, "access": "rwm" },
             { "allow": false, "type": "c", "major": 10, "minor": 229, "access": "rwm" }
         ]))
-        .set("/linux/cgroupsPath", json!(format!("/docker-{}", "0123456789ab")));
+        .set("/linux/cgroupsPath", json!(group));
     bundle.spec["process"].as_object_mut().expect("an object").remove("rlimits");
     for name in ["resolv.conf", "hostname", "hosts"] {
         let file = env.file(name, format!("content of {name}\n"));
@@ -101,7 +102,10 @@ fn docker_privileged(env: &Env, bundle: Bundle) -> Bundle {
 }
 
 /// As containerd's CRI plugin does it, with a sandbox's shared memory and files.
+///
+/// A small quota would hold for the micro-VM's start as well, which takes a minute of the lab's processor then.
 fn kubernetes(env: &Env, bundle: Bundle) -> Bundle {
+    let group = format!("/cri-containerd-{}", bundle.id);
     let shm = env.directory("shm");
     let file = env.file("etc-hosts", "127.0.0.1 localhost\n");
     let mut bundle = bundle
@@ -109,10 +113,10 @@ fn kubernetes(env: &Env, bundle: Bundle) -> Bundle {
         .set("/linux/resources", json!({
             "devices": [{ "allow": false, "access": "rwm" }],
             "memory": { "limit": 67_108_864, "swap": 67_108_864 },
-            "cpu": { "shares": 102, "quota": 10_000, "period": 100_000 },
+            "cpu": { "shares": 102, "quota": 100_000, "period": 100_000 },
             "unified": { "memory.oom.group": "1" }
         }))
-        .set("/linux/cgroupsPath", json!("/kubepods-burstable-pod0-cri-containerd-0"))
+        .set("/linux/cgroupsPath", json!(group))
         .set("/linux/seccomp", super::seccomp::docker_profile())
         .set("/mounts", json!([
             { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
