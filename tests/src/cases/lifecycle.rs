@@ -35,20 +35,20 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A created container: deleted at the end, whatever the test does.
-struct Created<'a> {
+pub(super) struct Created<'a> {
     env: &'a Env,
-    bundle: Bundle,
-    pid: Pid,
+    pub(super) bundle: Bundle,
+    pub(super) pid: Pid,
     output: PathBuf,
 }
 
 impl<'a> Created<'a> {
     /// Its output goes to a file: a pipe would be held open by it.
-    fn new(env: &'a Env, bundle: Bundle) -> Self {
+    pub(super) fn new(env: &'a Env, bundle: Bundle) -> Self {
         // What create leaves running becomes this process's child, as it becomes the shim's.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("subreaper");
-        let output = env.file("output", "");
-        let pid_file = env.directory("files").join("pid");
+        let output = env.file(&format!("output-{}", bundle.id), "");
+        let pid_file = env.directory("files").join(format!("pid-{}", bundle.id));
         let mut command = create(env, &bundle);
         command.arg("--pid-file").arg(&pid_file).arg(&bundle.id).stdin(Stdio::null());
         let file = fs::File::create(&output).expect("create");
@@ -59,7 +59,7 @@ impl<'a> Created<'a> {
         Created { env, bundle, pid, output }
     }
 
-    fn call(&self, arguments: &[&str]) -> Outcome {
+    pub(super) fn call(&self, arguments: &[&str]) -> Outcome {
         call(self.env, arguments)
     }
 
@@ -76,7 +76,7 @@ impl<'a> Created<'a> {
     }
 
     /// The process became a child of this one when create ended.
-    fn wait(&self) -> rustix::process::WaitStatus {
+    pub(super) fn wait(&self) -> rustix::process::WaitStatus {
         waitpid(Some(self.pid), WaitOptions::empty()).expect("a child of the subreaper").expect("waited").1
     }
 }
@@ -88,14 +88,14 @@ impl Drop for Created<'_> {
     }
 }
 
-fn create(env: &Env, bundle: &Bundle) -> Command {
+pub(super) fn create(env: &Env, bundle: &Bundle) -> Command {
     bundle.save();
     let mut command = Command::new(&env.runtime);
     command.args(["create", "--bundle"]).arg(&bundle.path);
     command
 }
 
-fn call(env: &Env, arguments: &[&str]) -> Outcome {
+pub(super) fn call(env: &Env, arguments: &[&str]) -> Outcome {
     let mut command = Command::new(&env.runtime);
     command.args(arguments);
     outcome(command)

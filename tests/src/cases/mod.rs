@@ -1,6 +1,7 @@
 //! The tests, by group.
 
 mod bad;
+mod cycles;
 mod differential;
 mod fields;
 mod filesystem;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
         programs::CASES,
         filesystem::CASES,
         lifecycle::CASES,
+        cycles::CASES,
         trace::CASES,
         bad::CASES,
         differential::CASES,

@@ -15,6 +15,7 @@ pub mod list;
 pub mod pause;
 mod prepare;
 pub mod ps;
+mod rlimits;
 pub mod run;
 pub mod signal_name;
 pub mod start;
