@@ -29,10 +29,10 @@ fn defaults() -> Vec<Rule> {
     let mut rules = vec![
         rule(None, None, MKNOD),
         Rule { kind: Some(BLOCK), ..rule(None, None, MKNOD) },
-        rule(Some(136), None, all),  // pseudo-terminals
-        rule(Some(5), Some(2), all), // /dev/ptmx
-        rule(Some(5), Some(1), all), // /dev/console
-        rule(Some(5), Some(0), all), // /dev/tty
+        rule(Some(136), None, all),     // pseudo-terminals
+        rule(Some(5), Some(2), all),    // /dev/ptmx
+        rule(Some(5), Some(0), all),    // /dev/tty
+        rule(Some(10), Some(200), all), // /dev/net/tun
     ];
     // null, zero, full, random, urandom
     rules.extend([3, 5, 7, 8, 9].map(|minor| rule(Some(1), Some(minor), all)));

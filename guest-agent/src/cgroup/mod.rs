@@ -13,6 +13,7 @@ use agent_protocol::stats::Stats;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -331,7 +332,8 @@ fn count(events: &str, key: &str) -> u64 {
 }
 
 fn create_dir(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
+    // Not by the agent's umask, which is zero.
+    match fs::DirBuilder::new().mode(0o755).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }

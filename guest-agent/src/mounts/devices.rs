@@ -130,15 +130,12 @@ fn links(root: &Root) -> Result<(), Error> {
         link(root, "/dev/core", "/proc/kcore").map_err(failed("/dev/core"))?;
     }
     // The container's own instance, and not whatever the image holds.
-    if root.get(Path::new("/dev/pts/ptmx")).is_ok() {
-        let parent = root.parent(Path::new("/dev/ptmx")).map_err(failed("/dev/ptmx"))?;
-        match unlinkat(&parent, "ptmx", AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(failed("/dev/ptmx")(error.into())),
-        }
-        link(root, "/dev/ptmx", "pts/ptmx").map_err(failed("/dev/ptmx"))?;
+    let parent = root.parent(Path::new("/dev/ptmx")).map_err(failed("/dev/ptmx"))?;
+    match unlinkat(&parent, "ptmx", AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(failed("/dev/ptmx")(error.into())),
     }
-    Ok(())
+    link(root, "/dev/ptmx", "pts/ptmx").map_err(failed("/dev/ptmx"))
 }
 
 fn link(root: &Root, path: &str, target: &str) -> io::Result<()> {

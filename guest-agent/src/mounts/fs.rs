@@ -77,9 +77,18 @@ fn new_mount(plan: &MountPlan, fs_type: &str, root: &Root, target: OwnedFd) -> R
         flags.remove(MountFlags::RDONLY);
     }
     let source = if plan.source.as_os_str().is_empty() { Path::new(fs_type) } else { &plan.source };
+    let hidden = rustix::fs::fstat(&target).map_err(|e| plan_error(plan, e.into()))?;
     rustix::mount::mount(source, proc_path(target.as_fd()), fs_type, flags, data)
         .map_err(|e| plan_error(plan, e.into()))?;
     let mounted = root.get(&plan.destination).map_err(|e| plan_error(plan, e))?;
+    // As in runc: without a mode of its own a tmpfs has that of the directory it hides.
+    if fs_type == "tmpfs"
+        && !flags.contains(MountFlags::RDONLY)
+        && !plan.options.data.iter().any(|o| o.starts_with("mode="))
+    {
+        let mode = rustix::fs::Mode::from_raw_mode(hidden.st_mode & 0o7777);
+        rustix::fs::chmod(proc_path(mounted.as_fd()), mode).map_err(|e| plan_error(plan, e.into()))?;
+    }
     after(plan, mounted, false)
 }
 

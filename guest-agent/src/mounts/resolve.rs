@@ -64,7 +64,7 @@ impl Root {
         let parent = self.create(parent_path, Kind::Directory, links)?;
         let made = match kind {
             Kind::Directory => mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
-            Kind::File => mknodat(&parent, name, rustix::fs::FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
+            Kind::File => mknodat(&parent, name, rustix::fs::FileType::RegularFile, Mode::from_raw_mode(0o755), 0),
         };
         match made {
             // It is there and yet was not found: a link to something missing. Make what it points to.

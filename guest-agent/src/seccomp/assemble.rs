@@ -1,7 +1,7 @@
 //! The whole filter: by ABI, then by number (a binary search), then the rules of one call.
 
 use super::names::X32_BIT;
-use super::{Abi, KILL, Rule, Table, conditions};
+use super::{Abi, Calls, KILL, Rule, conditions};
 use crate::sys::Insn;
 
 /// Load a word of `struct seccomp_data` (BPF_LD | BPF_W | BPF_ABS).
@@ -19,6 +19,9 @@ pub const IF_GREATER_EQUAL: u16 = 0x35;
 /// BPF_RET | BPF_K.
 pub const RETURN: u16 = 0x06;
 
+/// SECCOMP_RET_ERRNO with ENOSYS.
+const ENOSYS: u32 = 0x0005_0000 | libc::ENOSYS as u32;
+
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 
@@ -27,12 +30,11 @@ fn plain(code: u16, k: u32) -> Insn {
 }
 
 /// The filter for all ABIs that the profile allows; calls of others kill.
-pub fn program(tables: &[(Abi, Table)], default: u32) -> Vec<Insn> {
-    let of = |abi| tables.iter().find(|(a, _)| *a == abi).map(|(_, table)| table);
+pub fn program(tables: &[Calls], default: u32) -> Vec<Insn> {
+    let of = |abi| tables.iter().find(|calls| calls.abi == abi);
     let kill = || vec![plain(RETURN, KILL)];
-    let i386 = of(Abi::X86).map_or_else(kill, |table| search(table, Abi::X86, default));
-    let x32 = of(Abi::X32).map_or_else(kill, |table| search(table, Abi::X32, default));
-    let x86_64 = of(Abi::X86_64).map_or_else(kill, |table| search(table, Abi::X86_64, default));
+    let part = |abi| of(abi).map_or_else(kill, |calls| search(calls, default));
+    let (i386, x32, x86_64) = (part(Abi::X86), part(Abi::X32), part(Abi::X86_64));
 
     let mut sixty_four = vec![plain(LOAD, 0)];
     sixty_four.extend(branch(IF_GREATER_EQUAL, X32_BIT, x86_64, x32));
@@ -67,21 +69,24 @@ struct Segment {
 }
 
 /// The numbers of one ABI in segments of equal treatment.
-fn search(table: &Table, abi: Abi, default: u32) -> Vec<Insn> {
+fn search(calls: &Calls, default: u32) -> Vec<Insn> {
     let mut segments: Vec<Segment> = Vec::new();
     let mut push = |start, code: Vec<Insn>| match segments.last() {
         Some(last) if last.code == code => {}
         _ => segments.push(Segment { start, code }),
     };
     let mut next = 0;
-    for (number, rules) in table {
+    for (number, rules) in &calls.table {
         if *number > next {
             push(next, vec![plain(RETURN, default)]);
         }
-        push(*number, body(rules, abi, default));
+        push(*number, body(rules, calls.abi, default));
         next = number.saturating_add(1);
     }
     push(next, vec![plain(RETURN, default)]);
+    if let Some(newest) = calls.newest {
+        push(newest.saturating_add(1).max(next), vec![plain(RETURN, ENOSYS)]);
+    }
     tree(&segments)
 }
 

@@ -64,6 +64,17 @@ pub struct Rule {
 /// The rules for one ABI, by system call number.
 pub type Table = BTreeMap<u32, Vec<Rule>>;
 
+/// What a profile says of one ABI's calls.
+pub struct Calls {
+    /// Whose calls.
+    pub abi: Abi,
+    /// The rules.
+    pub table: Table,
+    /// The highest number that the profile names, where calls beyond it are answered ENOSYS: a program that tries a call newer than the
+    /// profile then falls back to an older one, which it does not after EPERM. runc does the same.
+    pub newest: Option<u32>,
+}
+
 /// SECCOMP_RET_KILL_THREAD, for calls of an ABI that the profile does not list: libseccomp's choice.
 const KILL: u32 = 0;
 
@@ -85,13 +96,26 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Program, Error> {
     }
     let mut tables = Vec::new();
     for abi in abis {
-        tables.push((abi, table(profile, abi, default)?));
+        let newest = newest(profile, abi);
+        tables.push(Calls { abi, table: table(profile, abi, default)?, newest });
     }
     let code = assemble::program(&tables, default);
     if code.len() > 4096 {
         return Err(Error::TooLong(code.len()));
     }
     Ok(Program { code, flags: flags(profile) })
+}
+
+/// See [`Calls::newest`]. Where the default lets calls through there is nothing to fall back from.
+fn newest(profile: &LinuxSeccomp, abi: Abi) -> Option<u32> {
+    use LinuxSeccompAction as Action;
+    let lets_through =
+        matches!(profile.default_action(), Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace);
+    if lets_through || abi == Abi::X32 {
+        return None;
+    }
+    let names = profile.syscalls().iter().flatten().flat_map(|entry| entry.names());
+    names.filter_map(|name| names::number(abi, name)).max()
 }
 
 fn flags(profile: &LinuxSeccomp) -> u32 {

@@ -9,9 +9,10 @@ mod limits;
 mod overhead;
 mod place;
 mod removal;
+mod systemd;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,9 @@ use crate::error::Plain;
 use hierarchy::{Hierarchies, Hierarchy};
 use limits::{Host, Setting};
 pub use overhead::Overhead;
+use place::Wanted;
+pub use systemd::BusError;
+use systemd::Scope;
 
 /// Why a container has no cgroup, or not the one that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +45,27 @@ pub enum CgroupError {
     /// The path means nothing.
     #[error("config.json: linux.cgroupsPath: {0}")]
     Path(&'static str),
-    /// systemd manages the hierarchy.
-    #[error(
-        "--systemd-cgroup: systemd runs on this machine, and asking it for a scope is not supported; use the cgroupfs driver"
-    )]
-    Systemd,
+    /// systemd cannot be asked.
+    #[error("--systemd-cgroup: cannot reach systemd over D-Bus: {0}")]
+    Systemd(#[source] BusError),
+    /// systemd does not do what it is asked.
+    #[error("--systemd-cgroup: systemd does not {action} {scope}: {source}")]
+    Scope {
+        /// A verb.
+        action: &'static str,
+        /// The unit.
+        scope: String,
+        /// Why.
+        source: BusError,
+    },
+    /// Another container's, or what is left of one.
+    #[error("--systemd-cgroup: there is a {scope} with {processes} processes already")]
+    ScopeInUse {
+        /// The unit.
+        scope: String,
+        /// In its cgroup.
+        processes: usize,
+    },
     /// A value that cannot be.
     #[error("config.json: linux.resources.{field}: {problem}")]
     Resource {
@@ -108,15 +128,15 @@ pub enum CgroupError {
     },
 }
 
-/// Exists, and is a directory, where systemd is the init system.
-const SYSTEMD_RUNS: &str = "/run/systemd/system";
-
 /// A container's cgroup, in one hierarchy or several. It is kept in state.json; dropping it removes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostCgroup {
     unified: bool,
     overhead: Overhead,
     places: Vec<Place>,
+    /// systemd made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<Scope>,
 }
 
 /// Its directory in one hierarchy.
@@ -133,10 +153,21 @@ impl HostCgroup {
     /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host and moves `pid`, the process
     /// behind the container's, into it. When that fails, no cgroup of the container's stays but one that `pid` is in.
     pub fn create(spec: &Spec, id: &str, systemd: bool, overhead: Overhead, pid: Pid) -> Result<Self, CgroupError> {
-        if systemd && Path::new(SYSTEMD_RUNS).is_dir() {
-            return Err(CgroupError::Systemd);
-        }
-        let cgroup = Self::create_in(&Hierarchies::find()?, spec, id, systemd, overhead)?;
+        let linux = spec.linux().as_ref();
+        let wanted = place::wanted(linux.and_then(|l| l.cgroups_path().as_deref()), id, systemd)?;
+        let hierarchies = Hierarchies::find()?;
+        let empty = Self { unified: hierarchies.unified, overhead, places: Vec::new(), scope: None };
+        let resources = linux.and_then(|l| l.resources().as_ref());
+        let scope = match &wanted {
+            Wanted::Absolute(path) if systemd && systemd::runs() => {
+                let processes = || hierarchies.processes(path);
+                let unified = hierarchies.unified;
+                let wanted = systemd::Wanted { path, id, pid, unified, processes: &processes };
+                Some(Scope::start(&wanted)?)
+            }
+            _ => None,
+        };
+        let cgroup = Self { scope, ..empty }.create_in(&hierarchies, &wanted, resources)?;
         match cgroup.add_process(pid) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
@@ -147,24 +178,20 @@ impl HostCgroup {
     }
 
     fn create_in(
+        mut self,
         hierarchies: &Hierarchies,
-        spec: &Spec,
-        id: &str,
-        systemd: bool,
-        overhead: Overhead,
+        wanted: &Wanted,
+        resources: Option<&LinuxResources>,
     ) -> Result<Self, CgroupError> {
-        let linux = spec.linux().as_ref();
-        let wanted = place::wanted(linux.and_then(|l| l.cgroups_path().as_deref()), id, systemd)?;
-        let mut cgroup = Self { unified: hierarchies.unified, overhead, places: Vec::new() };
         let made = hierarchies
             .list
             .iter()
-            .try_for_each(|hierarchy| cgroup.make(hierarchy, &place::inside(hierarchy, hierarchies.unified, &wanted)))
-            .and_then(|()| linux.and_then(|l| l.resources().as_ref()).map_or(Ok(()), |r| cgroup.update(r)));
+            .try_for_each(|hierarchy| self.make(hierarchy, &place::inside(hierarchy, hierarchies.unified, wanted)))
+            .and_then(|()| resources.map_or(Ok(()), |resources| self.update(resources)));
         match made {
-            Ok(()) => Ok(cgroup),
+            Ok(()) => Ok(self),
             Err(error) => {
-                cgroup.forget();
+                self.forget();
                 Err(error)
             }
         }
@@ -178,16 +205,41 @@ impl HostCgroup {
     fn make(&mut self, hierarchy: &Hierarchy, inside: &Path) -> Result<(), CgroupError> {
         let made = directory::make(hierarchy, inside, self.unified)?;
         let path = hierarchy.mount_point.join(inside);
+        // systemd makes some of them, and refuses a scope that is there.
+        let made = made || self.scope.is_some();
         self.places.push(Place { controllers: hierarchy.controllers.clone(), path, made });
         Ok(())
     }
 
     /// Moves a process, all its threads with it, into the cgroup. Its children will be born there.
     pub fn add_process(&self, pid: Pid) -> Result<(), CgroupError> {
+        if self.scope.is_some() {
+            self.restore()?;
+        }
         let pid = pid.as_raw_nonzero().get();
         self.places.iter().try_for_each(|place| {
             let failed = |source| CgroupError::Join { pid, path: place.path.clone(), source };
             write(&place.path.join("cgroup.procs"), &pid.to_string()).map_err(failed)
+        })
+    }
+
+    /// In v1 systemd removes the cgroup of a scope, whenever it sets limits, from each hierarchy where it has none to set, and
+    /// moves the processes to the slice's: makes what is missing.
+    fn restore(&self) -> Result<(), CgroupError> {
+        self.places.iter().filter(|place| !place.path.exists()).try_for_each(|Place { path, .. }| {
+            fs::create_dir_all(path).map_err(|source| CgroupError::Create { path: path.clone(), source })
+        })
+    }
+
+    /// Moves all of its processes to where the others have stayed.
+    fn gather(&self) -> Result<(), CgroupError> {
+        if self.unified {
+            return Ok(());
+        }
+        let own = self.place(hierarchy::SYSTEMD).map_or(Vec::new(), |place| removal::processes(&place.path));
+        own.into_iter().try_for_each(|pid| match self.add_process(pid) {
+            Err(CgroupError::Join { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other,
         })
     }
 
@@ -208,10 +260,15 @@ impl HostCgroup {
         let has_file =
             |controller, file: &str| self.place(controller).is_some_and(|place| place.path.join(file).exists());
         let host = Host { unified: self.unified, overhead: self.overhead, has_file: &has_file };
+        let settings = limits::settings(resources, &host)?;
+        if let Some(scope) = &self.scope {
+            scope.set(&settings)?;
+            self.gather()?;
+        }
         // The kernel checks limits against each other, quota and burst for one: which must be first depends on what was
         // there before. So those it finds invalid are tried again after the others.
         let mut again = Vec::new();
-        for setting in limits::settings(resources, &host)? {
+        for setting in settings {
             match self.set(&setting) {
                 Err(CgroupError::Set { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
                     again.push(setting)
@@ -259,7 +316,7 @@ impl HostCgroup {
                 removal::remove_if_empty(&place.path);
             }
         }
-        result
+        result.and_then(|()| self.scope.as_ref().map_or(Ok(()), Scope::stop))
     }
 }
 

@@ -52,11 +52,11 @@ struct Cli {
     systemd_cgroup: bool,
 
     /// Taken for compatibility: cgroups of users that may not make them are an error here
-    #[arg(long, value_name = "BOOL", global = true)]
-    rootless: Option<String>,
+    #[arg(long = "rootless", value_name = "BOOL")]
+    rootless_mode: Option<String>,
 
     /// Taken for compatibility: checkpoints are not made with CRIU here
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE")]
     criu: Option<PathBuf>,
 
     /// Print the version
@@ -95,6 +95,10 @@ enum Command {
     Update(Box<more::UpdateArguments>),
     /// Print what a container uses
     Events(more::EventsArguments),
+    /// Not supported
+    Checkpoint(more::Unsupported),
+    /// Not supported
+    Restore(more::Unsupported),
     /// Write a config.json to begin with
     Spec(SpecArguments),
     /// Print what this runtime can do
@@ -289,6 +293,7 @@ fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
         Command::Delete(DeleteArguments { force, id }) => delete::delete(root, &id, force),
         Command::List(ListArguments { format, quiet }) => list::list(root, quiet, format),
         Command::Spec(SpecArguments { bundle, rootless }) => spec::write(&bundle, rootless).map_err(CommandError::from),
+        Command::Checkpoint(_) | Command::Restore(_) => Err(CommandError::NoCheckpoint),
         Command::Features => list::print(&features::document()),
         Command::Doctor | Command::Monitor => Ok(()),
     }

@@ -1,9 +1,11 @@
 //! The tests, by group.
 
 mod bad;
+mod cycles;
 mod differential;
 mod fields;
 mod filesystem;
+mod lifecycle;
 mod programs;
 mod settings;
 mod signals;
@@ -25,6 +27,8 @@ pub fn all() -> Vec<Case> {
         fields::CASES,
         programs::CASES,
         filesystem::CASES,
+        lifecycle::CASES,
+        cycles::CASES,
         trace::CASES,
         bad::CASES,
         differential::CASES,

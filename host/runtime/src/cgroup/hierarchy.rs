@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::CgroupError;
+use super::{CgroupError, removal};
 
 /// The controllers of v1 whose hierarchies a container gets a cgroup in, as with other runtimes; systemd's own, which has a
 /// name only, too.
@@ -25,7 +25,8 @@ const V1: [&str; 14] = [
     "rdma",
     SYSTEMD,
 ];
-const SYSTEMD: &str = "name=systemd";
+/// systemd's own in v1.
+pub const SYSTEMD: &str = "name=systemd";
 
 /// Where Linux distributions mount them. A second mount elsewhere is somebody's own, such as another container's.
 const USUAL: &str = "/sys/fs/cgroup";
@@ -86,6 +87,12 @@ impl Hierarchies {
             list.retain(Hierarchy::is_v2);
         }
         if list.is_empty() { Err(CgroupError::None) } else { Ok(Self { unified, list }) }
+    }
+
+    /// How many processes are in the cgroup at this path, in the hierarchy that has most.
+    pub fn processes(&self, inside: &Path) -> usize {
+        let count = |hierarchy: &Hierarchy| removal::processes(&hierarchy.mount_point.join(inside)).len();
+        self.list.iter().map(count).max().unwrap_or(0)
     }
 }
 

@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
 
 use super::CgroupError;
 use super::overhead::Overhead;
+pub use v2::bytes;
 
 /// One write to one file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,7 +36,7 @@ fn no_limit_of_memory_is_none_on_the_host() {
         assert!(v1(none).is_empty() && v2(none).is_empty());
     }
     let unlimited = r#"{"memory":{"limit":-1}}"#;
-    assert_eq!(v2(unlimited), ["memory.max=max"]);
+    assert_eq!(v2(unlimited), ["memory.max=max", "memory.swap.max=max"]);
     assert_eq!(v1(unlimited), ["memory.limit_in_bytes=-1", "memory.memsw.limit_in_bytes=-1"]);
     assert_eq!(v1(r#"{"memory":{"limit":4000,"swap":-1}}"#)[1], "memory.memsw.limit_in_bytes=-1");
     assert!(settings_of(true, &[], r#"{"memory":{"swap":5}}"#).unwrap_err().contains("linux.resources.memory.swap"));

@@ -29,7 +29,7 @@ pub fn remove(path: &Path) -> Result<(), CgroupError> {
             Err(source) => return Err(CgroupError::Remove { path: path.to_owned(), source }),
         }
         if Instant::now() >= deadline {
-            return Err(CgroupError::Busy { path: path.to_owned(), processes: processes(path, DEPTH).len() });
+            return Err(CgroupError::Busy { path: path.to_owned(), processes: processes(path).len() });
         }
         wait_for_one(path, deadline);
     }
@@ -55,18 +55,23 @@ fn remove_tree(path: &Path, depth: usize) -> io::Result<()> {
     }
 }
 
-fn processes(path: &Path, depth: usize) -> Vec<Pid> {
+/// Those of a cgroup and of the ones below it.
+pub fn processes(path: &Path) -> Vec<Pid> {
+    processes_to(path, DEPTH)
+}
+
+fn processes_to(path: &Path, depth: usize) -> Vec<Pid> {
     let text = read(path, "cgroup.procs").unwrap_or_default();
     let mut found: Vec<Pid> = text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect();
     if depth > 0 {
-        found.extend(children(path).iter().flat_map(|child| processes(child, depth - 1)));
+        found.extend(children(path).iter().flat_map(|child| processes_to(child, depth - 1)));
     }
     found
 }
 
 /// Until one of its processes ends, or for a moment where none can be seen.
 fn wait_for_one(path: &Path, deadline: Instant) {
-    let Some(fd) = processes(path, DEPTH).into_iter().find_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+    let Some(fd) = processes(path).into_iter().find_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
         return thread::sleep(PAUSE);
     };
     let begun = Instant::now();
@@ -103,7 +108,7 @@ mod tests {
         fs::create_dir(root.path().join("child")).unwrap();
         fs::write(root.path().join("cgroup.procs"), "1\n0\n").unwrap();
         fs::write(root.path().join("child/cgroup.procs"), "2\n").unwrap();
-        let pids: Vec<i32> = processes(root.path(), DEPTH).iter().map(|p| p.as_raw_nonzero().get()).collect();
+        let pids: Vec<i32> = processes(root.path()).iter().map(|p| p.as_raw_nonzero().get()).collect();
         assert_eq!(pids, [1, 2]);
     }
 }

@@ -22,11 +22,18 @@ fn fake(root: &Path, unified: bool) -> Hierarchies {
     Hierarchies { unified, list: controllers.iter().map(hierarchy).collect() }
 }
 
+fn create_in(hierarchies: &Hierarchies, spec: &Spec) -> Result<HostCgroup, CgroupError> {
+    let linux = spec.linux().as_ref().unwrap();
+    let empty = HostCgroup { unified: hierarchies.unified, overhead: OVERHEAD, places: Vec::new(), scope: None };
+    let wanted = place::wanted(linux.cgroups_path().as_deref(), "id", false)?;
+    empty.create_in(hierarchies, &wanted, linux.resources().as_ref())
+}
+
 #[test]
 fn each_hierarchy_gets_one() {
     let root = tempfile::tempdir().unwrap();
     let hierarchies = fake(root.path(), false);
-    let cgroup = HostCgroup::create_in(&hierarchies, &spec("a/b", Value::Null), "id", false, OVERHEAD).unwrap();
+    let cgroup = create_in(&hierarchies, &spec("a/b", Value::Null)).unwrap();
     let paths = cgroup.paths();
     let names: Vec<&str> = paths.keys().map(String::as_str).collect();
     assert_eq!(names, ["", "cpu", "cpuacct", "memory"]);
@@ -44,7 +51,7 @@ fn a_failure_leaves_no_cgroup() {
     let root = tempfile::tempdir().unwrap();
     let hierarchies = fake(root.path(), true);
     let spec = spec("/a/b", json!({"cpu": {"shares": 5}}));
-    let error = HostCgroup::create_in(&hierarchies, &spec, "id", false, OVERHEAD).unwrap_err();
+    let error = create_in(&hierarchies, &spec).unwrap_err();
     assert!(error.to_string().contains("no controller `cpu`"), "{error}");
     assert!(root.path().join("unified/a").exists() && !root.path().join("unified/a/b").exists());
 }
@@ -56,7 +63,7 @@ fn one_that_was_there_stays_with_what_is_in_it() {
     let leaf = root.path().join("unified/x");
     fs::create_dir(&leaf).unwrap();
     fs::write(leaf.join("memory.events"), "oom 3\noom_kill 2\noom_group_kill 1\n").unwrap();
-    let cgroup = HostCgroup::create_in(&hierarchies, &spec("/x", Value::Null), "id", false, OVERHEAD).unwrap();
+    let cgroup = create_in(&hierarchies, &spec("/x", Value::Null)).unwrap();
     assert_eq!(cgroup.oom_kills(), 2);
     cgroup.remove().unwrap();
     assert!(leaf.exists());

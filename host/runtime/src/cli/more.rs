@@ -122,6 +122,14 @@ impl ExecArguments {
     }
 }
 
+/// Whatever is given: the refusal is the same.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(super) struct Unsupported {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _arguments: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct PsArguments {
     /// How to print: pids of the host as JSON, or the guest's as a table

@@ -52,6 +52,9 @@ fn what_containerd_calls() {
         parse(&format!("{global} {rest}"));
     }
     parse("sandbox --rootless=true --criu /x list -q");
+    parse("sandbox checkpoint --image-path /i --leave-running c1");
+    parse("sandbox spec --rootless -b /b");
+    parse("sandbox --rootless auto features");
 }
 
 #[test]

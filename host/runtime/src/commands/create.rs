@@ -10,14 +10,14 @@ use rustix::process::Pid;
 use super::foreground::Foreground;
 use super::handover::{self, Handover};
 use super::prepare::{self, Prepared};
-use super::{CommandError, Guests};
+use super::{CommandError, Guests, delete};
 use crate::cgroup::{HostCgroup, Overhead};
 use crate::hooks::{self, Phase};
 use crate::process_id::ProcessId;
 use crate::proxy::Role;
 use crate::proxy::process::{Inputs, ProxyError, ProxyProcess};
 use crate::proxy::protocol::{FromProxy, ToProxy};
-use crate::state::{ContainerId, Record, StateDir, Status, clear};
+use crate::state::{ContainerId, Record, StateDir, Status};
 use crate::sys::{Streams, now_ns};
 use crate::trace::Trace;
 
@@ -86,7 +86,9 @@ pub(super) fn make(options: &Options, mut foreground: Option<&mut Foreground>) -
         Ok((record, proxy)) => Ok(Made { state, record, proxy, console: ours }),
         Err(error) => {
             // Nobody can ask for it: it was never made.
-            state.read()?.as_ref().map_or(Ok(()), clear)?;
+            if let Some(record) = state.read()? {
+                delete::clear_up(&record)?;
+            }
             state.remove()?;
             Err(error)
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{CommandError, end};
 use crate::hooks::{self, Phase};
-use crate::state::{ContainerId, StateDir, StateError, Status, clear};
+use crate::state::{ContainerId, Record, StateDir, StateError, Status, clear};
 
 /// Removes a container that has ended, or was never started; with `force` any, and one that is not there is no error.
 pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), CommandError> {
@@ -30,9 +30,15 @@ fn remove(root: &Path, id: &ContainerId, force: bool) -> Result<(), CommandError
             Status::Stopped => {}
             _ => end::end(&state, &record)?,
         }
-        clear(&record)?;
-        // Each failure is logged, and the rest is removed nevertheless.
-        let _ = hooks::run_all(Phase::Poststop, &record.poststop, record.shown_json().as_bytes(), None);
+        clear_up(&record)?;
     }
     Ok(state.remove()?)
+}
+
+/// Removes what a container that has ended leaves beside its state, and runs the hooks for that.
+pub(super) fn clear_up(record: &Record) -> Result<(), CommandError> {
+    clear(record)?;
+    // Each failure is logged, and the rest is removed nevertheless.
+    let _ = hooks::run_all(Phase::Poststop, &record.poststop, record.shown_json().as_bytes(), None);
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Process, Spec};
 use serde_json::{Value, json};
 
 use super::CommandError;
@@ -46,8 +46,10 @@ pub(super) fn build(wanted: &Wanted, record: &Record) -> Result<Process, Command
         Some(path) => read(path).map_err(CommandError::file("--process", path))?,
         None => {
             let path = record.bundle.join("config.json");
-            let mut spec = read(&path).map_err(CommandError::file("the container's", &path))?;
-            let mut process = spec["process"].take();
+            // By way of its type: the fields that are changed are what they should be.
+            let spec = read(&path).and_then(|spec| Ok(serde_json::from_value::<Spec>(spec)?));
+            let spec = spec.map_err(CommandError::file("the container's", &path))?;
+            let mut process = json!(spec.process().as_ref().ok_or(CommandError::NoArguments)?);
             change(&mut process, wanted)?;
             process
         }
@@ -81,7 +83,7 @@ fn change(process: &mut Value, wanted: &Wanted) -> Result<(), CommandError> {
     if let Some(cwd) = &wanted.cwd {
         process["cwd"] = json!(cwd);
     }
-    extend(&mut process["env"], &wanted.environment);
+    extend(process, "env", &wanted.environment);
     if let Some(user) = &wanted.user {
         let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(uid, gid)| (uid, Some(gid)));
         let number = |text: &str| text.parse::<u32>().map_err(|_| CommandError::User(user.clone()));
@@ -90,10 +92,10 @@ fn change(process: &mut Value, wanted: &Wanted) -> Result<(), CommandError> {
             process["user"]["gid"] = json!(number(gid)?);
         }
     }
-    extend(&mut process["user"]["additionalGids"], &wanted.groups);
+    extend(&mut process["user"], "additionalGids", &wanted.groups);
     if !wanted.capabilities.is_empty() {
         for set in ["bounding", "effective", "permitted"] {
-            extend(&mut process["capabilities"][set], &wanted.capabilities);
+            extend(&mut process["capabilities"], set, &wanted.capabilities);
         }
     }
     if wanted.no_new_privileges {
@@ -102,10 +104,11 @@ fn change(process: &mut Value, wanted: &Wanted) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn extend<T: serde::Serialize>(list: &mut Value, more: &[T]) {
+fn extend<T: serde::Serialize>(object: &mut Value, key: &str, more: &[T]) {
     if more.is_empty() {
         return;
     }
+    let list = &mut object[key];
     let mut all = list.as_array().cloned().unwrap_or_default();
     all.extend(more.iter().map(|one| json!(one)));
     *list = Value::Array(all);

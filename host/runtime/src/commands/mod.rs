@@ -15,6 +15,7 @@ pub mod list;
 pub mod pause;
 mod prepare;
 pub mod ps;
+mod rlimits;
 pub mod run;
 pub mod signal_name;
 pub mod start;
@@ -130,6 +131,9 @@ pub enum CommandError {
     /// The guest's kernel has no such module.
     #[error("{0} is not supported (the guest's kernel has neither AppArmor nor SELinux)")]
     NoSecurityModule(&'static str),
+    /// No state of a container can be kept.
+    #[error("checkpoint and restore are not supported")]
+    NoCheckpoint,
     /// It must end first.
     #[error("cannot delete container {id} that is not stopped: {}", .status.word())]
     NotStopped {

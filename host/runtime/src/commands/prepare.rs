@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType, Process, Spec};
 
-use super::CommandError;
 use super::create::Options;
+use super::{CommandError, rlimits};
 use crate::bundle::Bundle;
 use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
@@ -36,6 +36,9 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     let rootfs = shares.first().map(|share| share.source.clone()).unwrap_or_default();
     let hooks = split_hooks(&mut spec, &rootfs);
     leave_network(&mut spec);
+    if let Some(process) = spec.process_mut() {
+        rlimits::inherit(process);
+    }
     let usual = GuestFiles::configured(&settings);
     let chosen = |option: &Option<PathBuf>, asked: &Option<PathBuf>, usual: PathBuf| {
         let path = option.clone().or_else(|| asked.clone()).unwrap_or(usual);

@@ -63,6 +63,7 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     let streams =
         if order.attached || env::var_os("SANDBOX_CONSOLE").is_some() { Streams::Stderr } else { Streams::Null };
     let session = Arc::new(Session::start(&order.id, state, &images, streams, terminal, trace.clone())?);
+    drop(images);
     session.listen(signals)?;
     session.boot(&order)?;
     wards::watch(&order.id, session.state()).map_err(SessionError::setup("what watches over exec'd processes"))?;

@@ -40,7 +40,6 @@ const NO_ACPI: &str = "the guest has no ACPI";
 const SHARE: &str = "files are shared by virtio-fs: the host's file system does not show";
 const OWN_NAME: &str = "the guest is a machine with a name of its own; the host's is not told to it";
 const PROPAGATION: &str = "mounts of the host cannot propagate into a guest";
-const NO_MODE: &str = "defect: a tmpfs without mode= does not take the directory's";
 
 /// Bundles with bind mounts.
 const BINDS: &[&str] = &[
@@ -52,10 +51,6 @@ const BINDS: &[&str] = &[
     "root-read-only-missing-mount-point",
     "paths-both",
 ];
-/// Bundles whose keyring can be seen: no profile forbids keyctl(2).
-const PROFILES: &[&str] = &["docker*", "kubernetes*", "podman", "seccomp-docker*", "seccomp-default-errno"];
-/// Bundles with bind mounts of files.
-const FILES: &[&str] = &["docker*", "kubernetes*", "podman", "bind-file", "bind-device-and-dev-file"];
 const USER_NAMESPACES: &[&str] = &["user-namespace*"];
 
 const LIST: &[Allowed] = &[
@@ -174,59 +169,10 @@ const LIST: &[Allowed] = &[
     // Defects, to be mended: each line goes when its difference does.
     values(
         EVERYWHERE,
-        "mount:/sys/fs/cgroup:mode",
-        "755 *",
-        "777 *",
-        "defect: the agent makes cgroups with umask 0, so they are everyone's to write",
-    ),
-    values(
-        EVERYWHERE,
         "keyring",
         "keyring;*;_ses.differential-*",
         "keyring;*;_uid_ses.*",
         "defect: the container has no session keyring of its own",
-    ),
-    values(
-        EVERYWHERE,
-        "node:*:console",
-        "open !EPERM",
-        "open allowed",
-        "defect: /dev/console is among the devices allowed without a rule",
-    ),
-    values(
-        EVERYWHERE,
-        "node:*:tun",
-        "open allowed",
-        "open !EPERM",
-        "defect: /dev/net/tun is not among the devices allowed without a rule",
-    ),
-    values(
-        FILES,
-        "left:*",
-        "file 755 0:0",
-        "file 644 0:0",
-        "defect: a file made to mount on has mode 644 instead of 755",
-    ),
-    values(
-        &["docker*", "limits-*"],
-        "limit.Max open files",
-        "524288 524288",
-        "1024 4096",
-        "defect: limits that config.json does not set are the guest's, not the caller's",
-    ),
-    values(
-        PROFILES,
-        "call.no call *",
-        "ENOSYS",
-        "EPERM",
-        "defect: calls that are newer than the profile are refused with the default action instead of ENOSYS",
-    ),
-    values(
-        PROFILES,
-        "call.mount_setattr",
-        "ENOSYS",
-        "EPERM",
-        "defect: calls that are newer than the profile are refused with the default action instead of ENOSYS",
     ),
     values(
         &["docker-limits", "block-io"],
@@ -234,14 +180,6 @@ const LIST: &[Allowed] = &[
         "default *",
         "default *",
         "defect: blockIO.weight goes to io.weight even where there is io.bfq.weight",
-    ),
-    only(&["docker-read-only"], "*:/tmp*", NO_MODE),
-    values(&["tmpfs", "tmpfs-on-existing"], "entry:*", "directory mode *", "directory mode 1777 *", NO_MODE),
-    values(&["tmpfs", "tmpfs-on-existing"], "mount:*:mode", "*", "1777 *", NO_MODE),
-    only(
-        &["only-proc", "devices-without-dev"],
-        "*:/dev/ptmx",
-        "defect: /dev/ptmx is missing where no devpts is mounted",
     ),
     values(&["overlay"], "exit", "0 *", "1 *", "defect: an overlay's directories are the host's, and are not shared"),
     values(

@@ -105,7 +105,7 @@ fn unified(resources: &LinuxResources, overhead: Overhead, list: &mut Vec<Settin
 }
 
 /// A size as the kernel reads it: a number and possibly a unit.
-fn bytes(text: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.get(digits.len()..)? {
