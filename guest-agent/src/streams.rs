@@ -11,6 +11,10 @@ use tokio::time::timeout;
 
 const WAIT: Duration = Duration::from_secs(STDIO_TIMEOUT_SECONDS);
 
+/// A stream that is there waits longer for its request than a request for its stream: with many at once on a busy machine the
+/// requests come late.
+const KEEP: Duration = Duration::from_secs(6 * STDIO_TIMEOUT_SECONDS);
+
 /// More connections than this may not wait to be claimed; further ones are closed.
 const MAX_UNCLAIMED: usize = 1024;
 
@@ -51,7 +55,7 @@ impl<S: tokio::io::AsyncRead + Unpin> Streams<S> {
         }
         let token = u64::from_le_bytes(token);
         if let Some(serial) = self.offer(token, stream) {
-            tokio::time::sleep(WAIT).await;
+            tokio::time::sleep(KEEP).await;
             if self.forget(token, serial) {
                 log::warn!("stdio stream {token:#x} was connected but never asked for");
             }

@@ -47,7 +47,7 @@ fn unclaimed_streams_are_bounded_and_time_out() {
         for token in 1..=MAX_UNCLAIMED as u64 {
             assert!(streams.offer(token, ()).is_some());
         }
-        assert!(streams.offer(1000, ()).is_none());
+        assert!(streams.offer(MAX_UNCLAIMED as u64 + 1, ()).is_none());
         assert!(streams.offer(1, ()).is_none(), "the token is taken");
 
         let streams = Streams::default();

@@ -52,8 +52,8 @@ struct Cli {
     systemd_cgroup: bool,
 
     /// Taken for compatibility: cgroups of users that may not make them are an error here
-    #[arg(long = "rootless", value_name = "BOOL")]
-    rootless_mode: Option<String>,
+    #[arg(long, value_name = "BOOL")] // not global: `spec` has an option of this name
+    rootless: Option<String>,
 
     /// Taken for compatibility: checkpoints are not made with CRIU here
     #[arg(long, value_name = "FILE")]

@@ -53,7 +53,8 @@ fn what_containerd_calls() {
     }
     parse("sandbox --rootless=true --criu /x list -q");
     parse("sandbox checkpoint --image-path /i --leave-running c1");
-    parse("sandbox spec --rootless -b /b");
+    parse("sandbox spec");
+    parse("sandbox --rootless=auto spec --rootless -b /x");
     parse("sandbox --rootless auto features");
 }
 
