@@ -29,6 +29,12 @@ pub struct Images {
 }
 
 impl Images {
+    /// Whether this user may use KVM at all: the first thing to know, before anything is made.
+    pub fn check_access() -> Result<(), ImageError> {
+        kvm::open()?;
+        Ok(())
+    }
+
     /// Opens and checks them. What was found out about KVM is kept in the directory `cache`.
     pub fn open(files: &GuestFiles, cache: &Path) -> Result<Self, ImageError> {
         let (kernel, initramfs) = (files.open_kernel()?, files.open_initramfs()?);

@@ -13,6 +13,7 @@ use super::prepare::{self, Prepared};
 use super::{CommandError, Guests, delete};
 use crate::cgroup::{HostCgroup, Overhead};
 use crate::hooks::{self, Phase};
+use crate::images::Images;
 use crate::process_id::ProcessId;
 use crate::proxy::Role;
 use crate::proxy::process::{Inputs, ProxyError, ProxyProcess};
@@ -78,6 +79,7 @@ pub(super) fn make(options: &Options, mut foreground: Option<&mut Foreground>) -
         prepared.order.size = foreground.size().or(prepared.order.size);
         prepared.order.attached = true;
     }
+    Images::check_access()?;
     // A place that cannot be written is an error before anything starts.
     drop(Trace::from_environment(options.start_ns)?);
     prepared.order.started_ns = [options.start_ns, reading, now_ns()];

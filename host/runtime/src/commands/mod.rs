@@ -30,6 +30,7 @@ use crate::cgroup::CgroupError;
 use crate::error::Plain;
 use crate::guest::{Guest, GuestError};
 use crate::hooks::HookError;
+use crate::images::ImageError;
 use crate::machine::MachineError;
 use crate::proxy::process::ProxyError;
 use crate::rpc::RpcError;
@@ -52,6 +53,9 @@ pub enum CommandError {
     /// What would be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// KVM.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The container's state.
     #[error(transparent)]
     State(#[from] StateError),
