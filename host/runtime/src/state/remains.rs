@@ -6,7 +6,7 @@ use crate::cgroup::CgroupError;
 use crate::state::Record;
 
 /// How long processes of the host may take to die.
-pub const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
+pub const DEATH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Something is left.
 #[derive(Debug, thiserror::Error)]
