@@ -57,8 +57,6 @@ const LIST: &[Allowed] = &[
     // A container in a machine of its own.
     everywhere("cgroup:cpuset.*.effective", PROCESSORS),
     everywhere("status.Cpus_allowed_list", PROCESSORS),
-    everywhere("limit.Max processes", MEMORY),
-    everywhere("limit.Max pending signals", MEMORY),
     everywhere("read:/proc/acpi", NO_ACPI),
     everywhere("mount:/proc/acpi:*", NO_ACPI),
     only(&["docker-privileged", "paths-*"], "read:/sys/firmware", NO_ACPI),
@@ -166,6 +164,13 @@ const LIST: &[Allowed] = &[
     only(USER_NAMESPACES, "mount:/proc/*:options", "devices are those of the guest's /dev, mounted nosuid and noexec"),
     only(USER_NAMESPACES, "mount:/proc/*:super options", MEMORY),
     only(USER_NAMESPACES, "mount:/proc/*:propagation", PROPAGATION),
+    values(
+        &["docker*", "limits-*"],
+        "limit.Max open files",
+        "524288 524288",
+        "1024 524288",
+        "runc 1.1's own runtime raises its soft limit to the hard one, and the container gets that; ours is the caller's",
+    ),
     // Defects, to be mended: each line goes when its difference does.
     values(
         EVERYWHERE,
