@@ -86,7 +86,6 @@ const LIST: &[Allowed] = &[
         "a group named twice is the same group",
     ),
     values(&["shell-status"], "line *", "SigIgn:*", "SigIgn:*", "runc passes on what its caller ignores"),
-    values(&["shell-status"], "line *", "SigQ:*", "SigQ:*", MEMORY),
     values(&["bind-file"], "env:HOME", "", "/", "an /etc/passwd that is none: runc takes its line for a user's"),
     only(&["environment-home"], "env.order", "the order of variables means nothing"),
     values(
