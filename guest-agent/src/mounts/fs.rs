@@ -35,7 +35,8 @@ pub fn mount(index: usize, plan: &MountPlan, context: &Context<'_>) -> Result<()
     match plan.fs_type.as_str() {
         "cgroup" | "cgroup2" => cgroup(plan, context),
         "tmpfs" if plan.options.copy_up => copy_up(plan, context.root),
-        "mqueue" | "proc" | "sysfs" | "tmpfs" => {
+        "tmpfs" => tmpfs(plan, context.root),
+        "mqueue" | "proc" | "sysfs" => {
             let target = target(context.root, &plan.destination, Kind::Directory)?;
             if plan.fs_type != "proc" {
                 refuse_inside_proc(context.root, &target, false)?;
@@ -69,6 +70,23 @@ pub fn waits_for_devices(plan: &MountPlan) -> bool {
     plan.fs_type == "tmpfs" && plan.destination == Path::new("/dev") && plan.options.flags.contains(MountFlags::RDONLY)
 }
 
+/// As in runc: without a mode of its own a tmpfs has that of the directory it hides, if there was one.
+fn tmpfs(plan: &MountPlan, root: &Root) -> Result<(), Error> {
+    let failed = |e: rustix::io::Errno| plan_error(plan, e.into());
+    let hidden = root.get(&plan.destination).ok().and_then(|directory| rustix::fs::fstat(directory).ok());
+    let target = target(root, &plan.destination, Kind::Directory)?;
+    refuse_inside_proc(root, &target, false)?;
+    new_mount(plan, "tmpfs", root, target)?;
+    let Some(hidden) = hidden.filter(|_| !plan.options.data.iter().any(|option| option.starts_with("mode="))) else {
+        return Ok(());
+    };
+    let mounted = root.get(&plan.destination).map_err(|e| plan_error(plan, e))?;
+    match rustix::fs::chmod(proc_path(mounted.as_fd()), rustix::fs::Mode::from_raw_mode(hidden.st_mode & 0o7777)) {
+        Err(rustix::io::Errno::ROFS) => Ok(()),
+        changed => changed.map_err(failed),
+    }
+}
+
 fn new_mount(plan: &MountPlan, fs_type: &str, root: &Root, target: OwnedFd) -> Result<(), Error> {
     let data = CString::new(plan.options.data.join(",")).unwrap_or_default();
     let data = (!data.is_empty()).then_some(data.as_c_str());
@@ -77,18 +95,9 @@ fn new_mount(plan: &MountPlan, fs_type: &str, root: &Root, target: OwnedFd) -> R
         flags.remove(MountFlags::RDONLY);
     }
     let source = if plan.source.as_os_str().is_empty() { Path::new(fs_type) } else { &plan.source };
-    let hidden = rustix::fs::fstat(&target).map_err(|e| plan_error(plan, e.into()))?;
     rustix::mount::mount(source, proc_path(target.as_fd()), fs_type, flags, data)
         .map_err(|e| plan_error(plan, e.into()))?;
     let mounted = root.get(&plan.destination).map_err(|e| plan_error(plan, e))?;
-    // As in runc: without a mode of its own a tmpfs has that of the directory it hides.
-    if fs_type == "tmpfs"
-        && !flags.contains(MountFlags::RDONLY)
-        && !plan.options.data.iter().any(|o| o.starts_with("mode="))
-    {
-        let mode = rustix::fs::Mode::from_raw_mode(hidden.st_mode & 0o7777);
-        rustix::fs::chmod(proc_path(mounted.as_fd()), mode).map_err(|e| plan_error(plan, e.into()))?;
-    }
     after(plan, mounted, false)
 }
 

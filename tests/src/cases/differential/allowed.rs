@@ -179,13 +179,6 @@ const LIST: &[Allowed] = &[
         "defect: a read-only tmpfs does not take the mode of what it hides",
     ),
     values(
-        &["tmpfs"],
-        "*/new/second*",
-        "*1777 0:0",
-        "*755 0:0",
-        "defect: a tmpfs on a directory that was made for it takes that one's mode instead of its own",
-    ),
-    values(
         EVERYWHERE,
         "keyring",
         "keyring;*;_ses.differential-*",
