@@ -44,5 +44,8 @@ pub const SHARE_TAG: &str = "sandbox";
 /// Where the agent mounts [`SHARE_TAG`].
 pub const SHARE_DIR: &str = "/run/sandbox/share";
 
+/// How many descriptors beside 0, 1 and 2 a process can get.
+pub const MAX_PRESERVED: u32 = 256;
+
 /// How long the agent waits for a stream that a request names by token, in seconds.
 pub const STDIO_TIMEOUT_SECONDS: u64 = 10;

@@ -12,7 +12,8 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::unix::pipe;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, pipe};
 use tokio::sync::{oneshot, watch};
 use tokio_vsock::VsockStream;
 
@@ -107,12 +108,14 @@ impl Sent {
 enum Output {
     Pipe(pipe::Receiver),
     Terminal(Master),
+    Socket(OwnedReadHalf),
 }
 
 impl Output {
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Output::Pipe(pipe) => pipe.try_read(buffer),
+            Output::Socket(socket) => socket.try_read(buffer),
             Output::Terminal(master) => master.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?)),
         }
     }
@@ -121,6 +124,7 @@ impl Output {
     fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(match self {
             Output::Pipe(pipe) => rustix::io::read(pipe, &mut *buffer)?,
+            Output::Socket(socket) => rustix::io::read(socket.as_ref(), &mut *buffer)?,
             Output::Terminal(master) => rustix::io::read(master.get_ref(), &mut *buffer)?,
         })
     }
@@ -128,6 +132,7 @@ impl Output {
     async fn readable(&self) -> io::Result<()> {
         match self {
             Output::Pipe(pipe) => pipe.readable().await,
+            Output::Socket(socket) => socket.readable().await,
             Output::Terminal(master) => master.readable().await.map(drop),
         }
     }
@@ -138,6 +143,23 @@ pub async fn drain(container: pipe::Receiver, mut host: VsockStream, sent: Sent)
     copy(Output::Pipe(container), &mut host, sent).await;
     let _ = host.shutdown(Shutdown::Write);
     wait_for_peer(host);
+}
+
+/// Both directions of a socket; each ends by itself.
+pub async fn socket(process: UnixStream, host: VsockStream, sent: Sent) {
+    let (mut from_host, mut to_host) = host.into_split();
+    let (from_process, mut to_process) = process.into_split();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; BUFFER];
+        while let Ok(n @ 1..) = from_host.read(&mut buffer).await {
+            if to_process.write_all(&buffer[..n]).await.is_err() {
+                break;
+            }
+        }
+        // Dropping it ends the direction to the process.
+    });
+    copy(Output::Socket(from_process), &mut to_host, sent).await;
+    let _ = to_host.shutdown().await;
 }
 
 /// Keeps the stream until the host has seen its end: a stream that is dropped with data in flight is reset.

@@ -92,30 +92,35 @@ pub fn setns(fd: BorrowedFd<'_>, kind: c_int) -> io::Result<()> {
     check(unsafe { libc::setns(fd.as_raw_fd(), kind) } as c_long).map(drop)
 }
 
-/// Closes all descriptors from 3 up but those in `keep`.
+/// Closes all descriptors from 3 up but these.
 pub fn close_all_but(keep: &[RawFd]) {
+    // Fails for a range without an end before its start only, and there is none.
+    let _ = close_range_but(keep, 0);
+}
+
+/// Marks all descriptors from 3 up but these as close-on-exec.
+pub fn close_on_exec(keep: &[RawFd]) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: c_int = 4;
+    close_range_but(keep, CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range_but(keep: &[RawFd], flags: c_int) -> io::Result<()> {
     let mut keep: Vec<u32> = keep.iter().filter(|fd| **fd > 2).map(|fd| *fd as u32).collect();
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep.into_iter().chain([u32::MAX]) {
         if fd > first {
             // SAFETY: the process (a fresh child) uses none of these descriptors again: their owners are never dropped.
-            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, flags) })?;
         }
         first = fd.saturating_add(1);
     }
+    Ok(())
 }
 
-/// Marks all descriptors from 3 up as close-on-exec.
-pub fn close_on_exec() -> io::Result<()> {
-    const CLOSE_RANGE_CLOEXEC: c_int = 4;
-    // SAFETY: only sets a flag on descriptors.
-    check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
-}
-
-/// Makes `fd` the process's descriptor number `target` (0, 1 or 2), not close-on-exec.
+/// Makes `fd` the process's descriptor number `target`, not close-on-exec.
 pub fn dup_onto(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
-    // SAFETY: descriptors 0 to 2 have no owner in this program.
+    // SAFETY: the process (a fresh child) uses no descriptor again that had this number: see container/preserved.rs.
     check(unsafe { libc::dup2(fd.as_raw_fd(), target) } as c_long).map(drop)
 }
 

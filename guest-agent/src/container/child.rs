@@ -43,7 +43,8 @@ pub fn run(job: &Job<'_>) -> ! {
 pub fn close_others(joined: &Joined, program: &Program<'_>, mounts: &[Option<OwnedFd>]) {
     let mut keep: Vec<i32> = joined.0.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     keep.push(program.channel.raw());
-    keep.extend(program.stdio.iter().map(|fd| fd.as_raw_fd()));
+    let inherited = &program.inherited;
+    keep.extend(inherited.stdio.iter().chain(inherited.preserved.iter().map(|(_, fd)| fd)).map(|fd| fd.as_raw_fd()));
     keep.extend(mounts.iter().flatten().map(|fd| fd.as_raw_fd()));
     sys::close_all_but(&keep);
 }

@@ -129,13 +129,14 @@ fn give_birth(
     let mappings = linux.and_then(|l| l.uid_mappings().as_deref());
     let owner = identity::outside(mappings, plan.process.given.user().uid()).map(Uid::from_raw);
     let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the container's pipes"))?;
-    let (channel, child_channel) = sync::pair().map_err(step("open a socket to the container's process"))?;
+    let (channel, child_channel) =
+        sync::pair(inherited.first_free()).map_err(step("open a socket to the container's process"))?;
     let program = Program {
         process: &plan.process,
         seccomp: plan.seccomp.as_ref(),
         personality: plan.personality,
         channel: child_channel,
-        stdio: inherited,
+        inherited,
         size: ends::first_size(&plan.process, stdio.terminal_size.as_ref()),
     };
     let (cgroup, cgroup_fd) = cgroup;

@@ -1,7 +1,7 @@
 //! Both ends of a process's streams: the host's, which are claimed by token, and the agent's side of pipes and terminal.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use agent_protocol::agent::{Stdio, TerminalSize};
 use rustix::fs::{Mode, OFlags, Uid, fchown};
@@ -10,7 +10,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 use tokio_vsock::VsockStream;
 
-use super::Error;
+use super::{Error, preserved};
 use crate::agent::Agent;
 use crate::reaper::Exit;
 use crate::spec::ProcessPlan;
@@ -20,6 +20,7 @@ use crate::stdio::{self, Sent};
 pub struct Streams {
     pipes: [Option<VsockStream>; 3],
     terminal: Option<VsockStream>,
+    preserved: Vec<preserved::Claimed>,
 }
 
 impl Streams {
@@ -29,18 +30,20 @@ impl Streams {
             0 => Ok(None),
             token => agent.streams.claim(token).await.map(Some),
         };
-        let (input, output, error, terminal) = tokio::try_join!(
+        let (input, output, error, terminal, preserved) = tokio::try_join!(
             claim(stdio.stdin_token),
             claim(stdio.stdout_token),
             claim(stdio.stderr_token),
-            claim(stdio.terminal_token)
+            claim(stdio.terminal_token),
+            preserved::claim(agent, &stdio.preserved)
         )?;
-        Ok(Streams { pipes: [input, output, error], terminal })
+        Ok(Streams { pipes: [input, output, error], terminal, preserved })
     }
 }
 
 /// Refuses tokens that do not fit the process.
 pub fn check(stdio: &Stdio, terminal: bool) -> Result<(), Error> {
+    preserved::check(&stdio.preserved)?;
     let pipes = [stdio.stdin_token, stdio.stdout_token, stdio.stderr_token];
     match (terminal, stdio.terminal_token != 0, pipes.iter().any(|t| *t != 0)) {
         (true, _, true) => Err(Error::Stdio("a process with a terminal has no other streams")),
@@ -54,11 +57,32 @@ pub fn check(stdio: &Stdio, terminal: bool) -> Result<(), Error> {
 pub struct Ends {
     input: Option<pipe::Sender>,
     outputs: [Option<pipe::Receiver>; 2],
+    preserved: Vec<preserved::End>,
+}
+
+/// The process's side.
+pub struct Inherited {
+    /// Standard input, output and error; unused with a terminal.
+    pub stdio: [OwnedFd; 3],
+    /// By the number that the process is to have them under.
+    pub preserved: Vec<preserved::Placed>,
+}
+
+impl Inherited {
+    /// From here on no number is taken.
+    pub fn first_free(&self) -> RawFd {
+        preserved::first_free(&self.preserved)
+    }
+
+    /// Beside 0, 1 and 2.
+    pub fn numbers(&self) -> Vec<RawFd> {
+        self.preserved.iter().map(|(number, _)| *number).collect()
+    }
 }
 
 impl Ends {
     /// Pipes where there are streams for them, /dev/null elsewhere.
-    pub fn open(streams: &Streams, owner: Option<Uid>) -> io::Result<(Ends, [OwnedFd; 3])> {
+    pub fn open(streams: &Streams, owner: Option<Uid>) -> io::Result<(Ends, Inherited)> {
         let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         let mut ends = Ends::default();
         let own = |fd: OwnedFd| -> io::Result<OwnedFd> {
@@ -83,7 +107,10 @@ impl Ends {
             own(inherited.0)
         };
         let (out, error) = (output(0)?, output(1)?);
-        Ok((ends, [input, out, error]))
+        let (agents, preserved) = preserved::open(&streams.preserved)?;
+        ends.preserved = agents;
+        preserved.iter().try_for_each(|(_, fd)| fchown(fd, owner, None))?;
+        Ok((ends, Inherited { stdio: [input, out, error], preserved }))
     }
 }
 
@@ -115,6 +142,7 @@ pub fn forward(
     if let (Some(master), Some(host)) = (master, streams.terminal) {
         tokio::spawn(stdio::terminal(master, host, sent()));
     }
+    preserved::forward(ends.preserved, streams.preserved, sent);
     flushed
 }
 

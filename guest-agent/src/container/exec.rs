@@ -105,13 +105,13 @@ fn give_birth(
     let mappings = plan.spec.linux().as_ref().and_then(|l| l.uid_mappings().as_deref());
     let owner = identity::outside(mappings, process.given.user().uid()).map(Uid::from_raw);
     let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the process's pipes"))?;
-    let (channel, child_channel) = sync::pair().map_err(step("open a socket to the process"))?;
+    let (channel, child_channel) = sync::pair(inherited.first_free()).map_err(step("open a socket to the process"))?;
     let program = Program {
         process,
         seccomp: plan.seccomp.as_ref(),
         personality: plan.personality,
         channel: child_channel,
-        stdio: inherited,
+        inherited,
         size: ends::first_size(process, stdio.terminal_size.as_ref()),
     };
     let job = Job { program, joined, cpus: affinity::present() };

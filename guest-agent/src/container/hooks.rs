@@ -111,7 +111,7 @@ fn execute(hook: &HookPlan, input: &File, output: &OwnedFd, root: Option<&Path>)
         for (fd, target) in [(input.as_fd(), 0), (output.as_fd(), 1), (output.as_fd(), 2)] {
             sys::dup_onto(fd, target)?;
         }
-        sys::close_on_exec()?;
+        sys::close_on_exec(&[])?;
         rustix::process::setsid()?;
         if let Some(root) = root {
             rustix::process::chroot(root)?;

@@ -14,6 +14,7 @@ mod identity;
 mod interfaces;
 mod list;
 mod namespaces;
+mod preserved;
 mod process;
 mod program;
 mod sync;

@@ -12,6 +12,7 @@ use rustix::process::Uid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use super::ends::Inherited;
 use super::hooks;
 use super::sync::{ChildChannel, Failure, FromChild, Kind, ToChild};
 use crate::mounts;
@@ -43,7 +44,9 @@ impl From<Error> for Failure {
             Error::Lookup(lookup::Error::NotInPath(_) | lookup::Error::NotFound(_)) => Kind::NotFound,
             Error::WorkingDirectory { errno: Errno::NOENT, .. } => Kind::NotFound,
             Error::Lookup(lookup::Error::Denied(_)) => Kind::Denied,
-            Error::Mounts(mounts::Error::InsideProc(_)) | Error::Sysctl { .. } => Kind::Invalid,
+            Error::Mounts(mounts::Error::InsideProc(_) | mounts::Error::Ordinary { .. }) | Error::Sysctl { .. } => {
+                Kind::Invalid
+            }
             _ => Kind::Internal,
         };
         Failure { kind, message: error.to_string() }
@@ -65,20 +68,23 @@ pub struct Program<'a> {
     pub personality: Option<u64>,
     /// To the agent.
     pub channel: ChildChannel,
-    /// Standard input, output and error; unused with a terminal.
-    pub stdio: [OwnedFd; 3],
+    /// Its descriptors.
+    pub inherited: Inherited,
     /// The terminal's first size.
     pub size: Winsize,
 }
 
 impl Program<'_> {
-    /// Descriptors 0 to 2. Gives the master side of a terminal, which `console` shows as /dev/console too.
+    /// Descriptors 0 to 2, and those that are preserved. Gives the master side of a terminal, which `console` shows as /dev/console too.
     pub fn open_stdio(&self, console: bool) -> Result<Option<OwnedFd>, Error> {
         step("start a session", rustix::process::setsid())?;
+        for (number, fd) in &self.inherited.preserved {
+            step("set up preserved descriptors", sys::dup_onto(fd.as_fd(), *number))?;
+        }
         if self.process.terminal() {
             return self.terminal(console).map(Some);
         }
-        for (target, fd) in self.stdio.iter().enumerate() {
+        for (target, fd) in self.inherited.stdio.iter().enumerate() {
             step("set up stdio", sys::dup_onto(fd.as_fd(), target as i32))?;
         }
         Ok(None)
@@ -161,7 +167,7 @@ impl Program<'_> {
     /// execve(2).
     pub fn execute(&self, program: &CString, env: &[CString]) -> Result<std::convert::Infallible, Error> {
         step("report to the agent", self.channel.send(&FromChild::Executing, None))?;
-        step("keep descriptors from the program", sys::close_on_exec())?;
+        step("keep descriptors from the program", sys::close_on_exec(&self.inherited.numbers()))?;
         // As late as can be, so that the profile need not allow what came before.
         if self.process.no_new_privileges() {
             self.load_seccomp()?;

@@ -80,9 +80,10 @@ pub struct Channel(AsyncFd<OwnedFd>);
 /// The child's end, which blocks.
 pub struct ChildChannel(OwnedFd);
 
-/// Both ends.
-pub fn pair() -> io::Result<(Channel, ChildChannel)> {
+/// Both ends. The child's has no number below `free`: those are the child's own.
+pub fn pair(free: RawFd) -> io::Result<(Channel, ChildChannel)> {
     let (agent, child) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let child = rustix::io::fcntl_dupfd_cloexec(child, free)?;
     rustix::io::ioctl_fionbio(&agent, true)?;
     Ok((Channel(crate::sys::async_fd(agent)?), ChildChannel(child)))
 }
@@ -168,7 +169,7 @@ mod tests {
     fn packets_and_descriptors_cross() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (agent, child) = pair().unwrap();
+            let (agent, child) = pair(3).unwrap();
             agent.send(ToChild::Go).await.unwrap();
             child.expect(ToChild::Go).unwrap();
             let null = std::fs::File::open("/dev/null").unwrap();

@@ -36,7 +36,10 @@ pub fn mount(index: usize, plan: &MountPlan, context: &Context<'_>) -> Result<()
         "cgroup" | "cgroup2" => cgroup(plan, context),
         "tmpfs" if plan.options.copy_up => copy_up(plan, context.root),
         "tmpfs" => tmpfs(plan, context.root),
-        "mqueue" | "proc" | "sysfs" => {
+        "proc" | "sysfs" => {
+            if context.root.is_other_than_directory(&plan.destination) {
+                return Err(Error::Ordinary { fs_type: plan.fs_type.clone(), target: plan.destination.clone() });
+            }
             let target = target(context.root, &plan.destination, Kind::Directory)?;
             if plan.fs_type != "proc" {
                 refuse_inside_proc(context.root, &target, false)?;

@@ -61,6 +61,14 @@ pub enum Error {
         /// The kernel's answer.
         error: io::Error,
     },
+    /// The image's /proc or /sys is a link, which leads who knows where. The last words are runc's.
+    #[error("{target:?}: filesystem {fs_type:?} must be mounted on ordinary directory")]
+    Ordinary {
+        /// proc or sysfs.
+        fs_type: String,
+        /// Where to.
+        target: PathBuf,
+    },
     /// Something mounted over a part of /proc that security depends on.
     #[error("{0:?} cannot be mounted because it is inside /proc")]
     InsideProc(PathBuf),

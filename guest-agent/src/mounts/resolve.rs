@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, mknodat, openat2, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, mkdirat, mknodat, openat2, readlinkat};
 use rustix::io::Errno;
 
 /// As many links as the kernel follows.
@@ -48,6 +48,12 @@ impl Root {
             }
         }
         Err(Errno::AGAIN)
+    }
+
+    /// Whether something is at `path` that is no directory; links in its last part are not followed, and are something.
+    pub fn is_other_than_directory(&self, path: &Path) -> bool {
+        let found = self.open_in(path, OFlags::PATH | OFlags::NOFOLLOW).and_then(rustix::fs::fstat);
+        found.is_ok_and(|stat| !FileType::from_raw_mode(stat.st_mode).is_dir())
     }
 
     /// Opens what is at `path`, after creating it and the directories above it where they are missing.

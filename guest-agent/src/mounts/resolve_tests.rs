@@ -73,3 +73,14 @@ fn a_file_is_no_directory() {
     let error = seen(&root, "/etc/f/x", Kind::Directory).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR));
 }
+
+#[test]
+fn links_are_other_than_directories() {
+    let (dir, root) = root();
+    let inside = dir.path().join("root");
+    symlink("/etc", inside.join("proc")).unwrap();
+    fs::write(inside.join("sys"), "").unwrap();
+    let other = |path: &str| root.is_other_than_directory(Path::new(path));
+    assert!(other("/proc") && other("/sys"));
+    assert!(!other("/etc") && !other("/missing") && !other("/"));
+}

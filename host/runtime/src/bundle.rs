@@ -18,6 +18,7 @@ use oci_spec::runtime::{Process, Spec};
 use crate::error::Plain;
 use crate::settings::Settings;
 
+pub use parse::repair_process;
 pub use vm::VmRequest;
 
 /// Why a bundle cannot be run.

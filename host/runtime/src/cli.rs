@@ -15,7 +15,7 @@ use crate::commands::{
 };
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
-use crate::{doctor, features, monitor, proxy, spec, sys};
+use crate::{doctor, features, monitor, preserved, proxy, spec, sys};
 use log::{Format, Log};
 
 /// Three lines, the first two in the words that callers of runc look for.
@@ -143,7 +143,7 @@ struct CreateArguments {
     #[arg(long)]
     no_new_keyring: bool,
 
-    /// Descriptors for the container: only 0 is possible
+    /// Pass on this many descriptors from 3 up, as pipes and sockets
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
 
@@ -277,16 +277,16 @@ fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
     let root = &global.root;
     match command {
         Command::Run(RunArguments { create, detach: false, keep, .. }) => {
-            return run::attached(&options(create, global), keep);
+            return run::attached(&options(create, global)?, keep);
         }
-        Command::Exec(arguments) => return exec::exec(&arguments.options(root)),
+        Command::Exec(arguments) => return exec::exec(&arguments.options(root)?),
         Command::Ps(arguments) => ps::ps(root, &arguments.id, arguments.format),
         Command::Pause(Id { id }) => pause::pause(root, &id),
         Command::Resume(Id { id }) => pause::resume(root, &id),
         Command::Update(arguments) => update::update(root, &arguments.id, &arguments.limits()?),
         Command::Events(arguments) => events::events(root, &arguments.id, arguments.stats, arguments.interval),
-        Command::Run(RunArguments { create, .. }) => run::detached(&options(create, global)),
-        Command::Create(arguments) => create::create(&options(arguments, global)),
+        Command::Run(RunArguments { create, .. }) => run::detached(&options(create, global)?),
+        Command::Create(arguments) => create::create(&options(arguments, global)?),
         Command::Start(Id { id }) => start::start(root, &id),
         Command::State(Id { id }) => state::state(root, &id),
         Command::Kill(KillArguments { all, id, signal }) => kill::kill(root, &id, &signal, all),
@@ -300,8 +300,8 @@ fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
     .map(|()| 0)
 }
 
-fn options(arguments: CreateArguments, global: &Global) -> create::Options {
-    create::Options {
+fn options(arguments: CreateArguments, global: &Global) -> Result<create::Options, CommandError> {
+    Ok(create::Options {
         id: arguments.id,
         bundle: arguments.bundle,
         root: global.root.clone(),
@@ -311,10 +311,10 @@ fn options(arguments: CreateArguments, global: &Global) -> create::Options {
             console_socket: arguments.console_socket,
             pidfd_socket: arguments.pidfd_socket,
         },
-        preserve_fds: arguments.preserve_fds,
+        preserved: preserved::take(arguments.preserve_fds)?,
         systemd_cgroup: global.systemd_cgroup,
         start_ns: global.start_ns,
-    }
+    })
 }
 
 /// Bundles are looked for where the command is called.

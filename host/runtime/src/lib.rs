@@ -17,6 +17,7 @@ mod jail;
 pub mod machine;
 mod monitor;
 pub mod monitor_process;
+pub mod preserved;
 pub mod process_id;
 pub mod proxy;
 pub mod rpc;

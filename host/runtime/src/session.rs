@@ -15,6 +15,7 @@ use crate::control::{MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::monitor_process::{Inputs, Killer, MonitorProcess};
+use crate::preserved::Preserved;
 use crate::proxy::End;
 use crate::proxy::protocol::ContainerOrder;
 use crate::rpc::RpcError;
@@ -123,10 +124,11 @@ impl Session {
     pub fn run(
         &self,
         order: ContainerOrder,
+        preserved: Vec<Preserved>,
         proceed: &Receiver<String>,
         ready: impl FnOnce() -> Result<(), SessionError>,
     ) -> Result<End, SessionError> {
-        let result = self.run_container(order, proceed, ready);
+        let result = self.run_container(order, preserved, proceed, ready);
         // What was asked for and is under way gets its answer first.
         drop(self.executing.lock());
         match result {
@@ -149,11 +151,12 @@ impl Session {
     fn run_container(
         &self,
         order: ContainerOrder,
+        preserved: Vec<Preserved>,
         proceed: &Receiver<String>,
         ready: impl FnOnce() -> Result<(), SessionError>,
     ) -> Result<(End, Arc<Guest>), SessionError> {
         let socket = state::socket_in(self.state.as_fd());
-        let (mut stdio, outputs) = self.start_stdio(socket.clone())?;
+        let (mut stdio, outputs) = self.start_stdio(socket.clone(), preserved)?;
         let guest = Arc::new(Guest::connect(&socket, &self.id)?);
         self.trace.now(Lane::Command, "agent connected");
         // The command may be gone: then so is the monitor.
@@ -175,7 +178,7 @@ impl Session {
         Ok((end, guest))
     }
 
-    fn start_stdio(&self, socket: PathBuf) -> Result<(Stdio, Outputs), SessionError> {
+    fn start_stdio(&self, socket: PathBuf, preserved: Vec<Preserved>) -> Result<(Stdio, Outputs), SessionError> {
         let (trace, first_ns) = (self.trace.clone(), self.first_output_ns.clone());
         let first_output = move || {
             let now = now_ns();
@@ -184,8 +187,10 @@ impl Session {
             }
         };
         let connect = move |token| connect_stdio(&socket, token);
-        let streams =
-            || stdio::start(self.terminal.as_ref().map(Terminal::duplicate).transpose()?, connect, first_output);
+        let streams = || {
+            let terminal = self.terminal.as_ref().map(Terminal::duplicate).transpose()?;
+            stdio::start(terminal, preserved, connect, first_output)
+        };
         streams().map_err(SessionError::setup("stdin, stdout and stderr"))
     }
 

@@ -1,5 +1,6 @@
 //! Carries stdin, stdout and stderr (or a terminal) between the host and a process in the guest: one thread and one connection each.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,12 +10,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use agent_protocol::agent::Stdio;
+use agent_protocol::agent::{PreservedDescriptor, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::pipe::{SpliceFlags, splice};
 
 use crate::guest::ConnectError;
+use crate::preserved::{Direction, Preserved};
 use crate::sys::random_token;
 
 /// Read and written at once where splice(2) is not possible.
@@ -109,15 +111,27 @@ impl Drop for Running {
 }
 
 /// Starts what carries a process's streams: one for both directions with a `terminal`, else this process's own stdin, stdout and
-/// stderr. `connect` makes the connection of a token and blocks until the guest is there, on a thread of its own.
-/// `first_output` is called when the process has written for the first time (or more often).
+/// stderr; and what is `preserved`. `connect` makes the connection of a token and blocks until the guest is there, on a thread of its
+/// own. `first_output` is called when the process has written for the first time (or more often).
 pub fn start(
     terminal: Option<OwnedFd>,
-    connect: impl Fn(u64) -> Result<UnixStream, ConnectError> + Clone + Send + 'static,
+    preserved: Vec<Preserved>,
+    connect: impl Connect,
     first_output: impl Fn() + Clone + Send + 'static,
 ) -> io::Result<(Stdio, Outputs)> {
     let outputs = Outputs::default();
     let mut stdio = Stdio::default();
+    for Preserved { place, fd } in preserved {
+        let token = match place.direction {
+            Direction::Null => 0,
+            Direction::Input => carry_input("input", fd, &connect)?,
+            Direction::Output => carry_output("output", fd, &connect, &outputs, || {})?,
+            Direction::Both => carry_socket(fd, &connect, &outputs)?,
+        };
+        let direction = place.direction.of_agent().into();
+        let number = place.number.unsigned_abs();
+        stdio.preserved.push(PreservedDescriptor { number, token, direction, ..Default::default() });
+    }
     if let Some(terminal) = terminal {
         stdio.terminal_token = random_token()?;
         let token = stdio.terminal_token;
@@ -128,44 +142,87 @@ pub fn start(
         })?;
         return Ok((stdio, outputs));
     }
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    if let Some(input) = unless_null(stdin.as_fd())? {
-        stdio.stdin_token = random_token()?;
-        let (token, connect) = (stdio.stdin_token, connect.clone());
-        spawn("stdin", move || {
-            let Ok(stream) = connect_nonblocking(&connect, token) else { return };
-            let _ = copy(input.as_fd(), stream.as_fd(), Some(stream.as_fd()), None, || {});
-            let _ = stream.shutdown(Shutdown::Write);
-            // The connection stays until the guest closes it too: closing now could cut off what is under way.
-            wait_gone(stream.as_fd());
-        })?;
+    if let Some(input) = unless_null(io::stdin().as_fd())? {
+        stdio.stdin_token = carry_input("stdin", input, &connect)?;
     }
-    for (name, fd) in [("stdout", stdout.as_fd()), ("stderr", stderr.as_fd())] {
-        let Some(output) = unless_null(fd)? else { continue };
-        let token = random_token()?;
-        if name == "stdout" {
-            stdio.stdout_token = token
-        } else {
-            stdio.stderr_token = token
-        }
-        let (connect, first_output, running) = (connect.clone(), first_output.clone(), Running::new(&outputs));
-        spawn(name, move || {
-            if let Ok(stream) = connect_nonblocking(&connect, token) {
-                let _ = copy(stream.as_fd(), output.as_fd(), None, Some(&running.1), first_output);
-            }
-        })?;
+    if let Some(output) = unless_null(io::stdout().as_fd())? {
+        stdio.stdout_token = carry_output("stdout", output, &connect, &outputs, first_output.clone())?;
+    }
+    if let Some(output) = unless_null(io::stderr().as_fd())? {
+        stdio.stderr_token = carry_output("stderr", output, &connect, &outputs, first_output)?;
     }
     Ok((stdio, outputs))
+}
+
+/// Lets go of this process's own stdin, stdout and stderr, of which [`start`] has duplicates: when the container's process closes its
+/// end, whoever is at the other end here is to see that.
+pub fn let_go() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok(rustix::stdio::dup2_stderr(&null)?)
+}
+
+/// What makes the connection of a token.
+pub trait Connect: Fn(u64) -> Result<UnixStream, ConnectError> + Clone + Send + 'static {}
+
+impl<T: Fn(u64) -> Result<UnixStream, ConnectError> + Clone + Send + 'static> Connect for T {}
+
+/// To the process, until there is no more or the process wants no more. Returns the stream's token.
+fn carry_input(name: &str, input: OwnedFd, connect: &impl Connect) -> io::Result<u64> {
+    let (token, connect) = (random_token()?, connect.clone());
+    spawn(name, move || {
+        let Ok(stream) = connect_nonblocking(&connect, token) else { return };
+        let _ = copy(input.as_fd(), stream.as_fd(), Some(stream.as_fd()), None, || {});
+        drop(input);
+        let _ = stream.shutdown(Shutdown::Write);
+        // The connection stays until the guest closes it too: closing now could cut off what is under way.
+        wait_gone(stream.as_fd());
+    })?;
+    Ok(token)
+}
+
+/// From the process, until it has closed its end. Returns the stream's token.
+fn carry_output(
+    name: &str,
+    output: OwnedFd,
+    connect: &impl Connect,
+    outputs: &Outputs,
+    first: impl FnOnce() + Send + 'static,
+) -> io::Result<u64> {
+    let (token, connect, running) = (random_token()?, connect.clone(), Running::new(outputs));
+    spawn(name, move || {
+        if let Ok(stream) = connect_nonblocking(&connect, token) {
+            let _ = copy(stream.as_fd(), output.as_fd(), None, Some(&running.1), first);
+        }
+    })?;
+    Ok(token)
+}
+
+/// Both directions of a socket; each ends by itself. Returns the stream's token.
+fn carry_socket(socket: OwnedFd, connect: &impl Connect, outputs: &Outputs) -> io::Result<u64> {
+    let (token, connect, running) = (random_token()?, connect.clone(), Running::new(outputs));
+    let socket = UnixStream::from(socket);
+    spawn("socket", move || {
+        let Ok(stream) = connect_nonblocking(&connect, token) else { return };
+        let (Ok(from), Ok(to)) = (socket.try_clone(), stream.try_clone()) else { return };
+        let input = spawn("socket input", move || {
+            let _ = copy(from.as_fd(), to.as_fd(), Some(to.as_fd()), None, || {});
+            let _ = to.shutdown(Shutdown::Write);
+        });
+        if input.is_ok() {
+            let _ = copy(stream.as_fd(), socket.as_fd(), None, Some(&running.1), || {});
+        }
+        let _ = socket.shutdown(Shutdown::Write);
+    })?;
+    Ok(token)
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_string()).spawn(run).map(drop)
 }
 
-fn connect_nonblocking(
-    connect: &impl Fn(u64) -> Result<UnixStream, ConnectError>,
-    token: u64,
-) -> Result<UnixStream, ConnectError> {
+fn connect_nonblocking(connect: &impl Connect, token: u64) -> Result<UnixStream, ConnectError> {
     let stream = connect(token)?;
     stream.set_nonblocking(true)?;
     Ok(stream)

@@ -189,6 +189,9 @@ fn file_actions(streams: Streams, descriptors: &[(OwnedFd, RawFd)], end: RawFd) 
         if streams == Streams::Null {
             check(libc::posix_spawn_file_actions_adddup2(&mut actions.0, 0, 2))?;
         }
+        for number in (3..end).filter(|number| descriptors.iter().all(|(_, taken)| taken != number)) {
+            check(libc::posix_spawn_file_actions_addclose(&mut actions.0, number))?;
+        }
         for (fd, number) in descriptors {
             check(libc::posix_spawn_file_actions_adddup2(&mut actions.0, fd.as_raw_fd(), *number))?;
         }
@@ -217,7 +220,8 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
 
-/// Starts a process in a session of its own: the descriptors are where the caller wants them, and none is open above. posix_spawn(3) shares memory until the exec, so that it costs the same
+/// Starts a process in a session of its own: the descriptors are where the caller wants them, and no other
+/// is open. posix_spawn(3) shares memory until the exec, so that it costs the same
 /// however large this process is. Returns the process id.
 pub fn spawn(what: &Spawn<'_>) -> io::Result<i32> {
     let end = what.descriptors.iter().map(|(_, number)| number + 1).max().unwrap_or(3);

@@ -2,6 +2,7 @@
 
 mod bad;
 mod cycles;
+mod descriptors;
 mod differential;
 mod fields;
 mod filesystem;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Case> {
     let groups = [
         status::CASES,
         streams::CASES,
+        descriptors::CASES,
         signals::CASES,
         terminal::CASES,
         settings::CASES,

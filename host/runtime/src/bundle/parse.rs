@@ -88,15 +88,19 @@ fn with_repairs(path: &Path, text: &[u8]) -> Result<Spec, BundleError> {
 }
 
 fn repair(config: &mut Value) -> bool {
+    config.get_mut("process").is_some_and(repair_process)
+}
+
+/// Puts right what other runtimes take of an OCI process; says whether there was anything.
+pub fn repair_process(process: &mut Value) -> bool {
+    let Some(process) = process.as_object_mut() else { return false };
     let mut repaired = false;
-    if let Some(process) = config.get_mut("process").and_then(Value::as_object_mut) {
-        if process.get("user").is_none_or(Value::is_null) {
-            process.insert("user".to_string(), serde_json::json!({"uid": 0, "gid": 0}));
-            repaired = true;
-        }
-        for set in process.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flatten() {
-            repaired |= drop_unknown_capabilities(set.0, set.1);
-        }
+    if process.get("user").is_none_or(Value::is_null) {
+        process.insert("user".to_string(), serde_json::json!({"uid": 0, "gid": 0}));
+        repaired = true;
+    }
+    for set in process.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flatten() {
+        repaired |= drop_unknown_capabilities(set.0, set.1);
     }
     repaired
 }

@@ -11,6 +11,7 @@ use crate::commands::handover::Handover;
 use crate::commands::list::Format;
 use crate::commands::update::Limits;
 use crate::commands::{CommandError, exec};
+use crate::preserved;
 
 #[derive(Debug, Args)]
 pub(super) struct ExecArguments {
@@ -70,7 +71,7 @@ pub(super) struct ExecArguments {
     #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
 
-    /// Descriptors for the process: only 0 is possible
+    /// Pass on this many descriptors from 3 up, as pipes and sockets
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
 
@@ -92,8 +93,8 @@ pub(super) struct ExecArguments {
 }
 
 impl ExecArguments {
-    pub(super) fn options(self, root: &Path) -> exec::Options {
-        exec::Options {
+    pub(super) fn options(self, root: &Path) -> Result<exec::Options, CommandError> {
+        Ok(exec::Options {
             root: root.to_path_buf(),
             id: self.id,
             wanted: Wanted {
@@ -115,10 +116,10 @@ impl ExecArguments {
                 console_socket: self.console_socket,
                 pidfd_socket: self.pidfd_socket,
             },
-            preserve_fds: self.preserve_fds,
+            preserved: preserved::take(self.preserve_fds)?,
             cgroups: self.cgroup,
             ignore_paused: self.ignore_paused,
-        }
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use super::{CommandError, Guests, delete};
 use crate::cgroup::{HostCgroup, Overhead};
 use crate::hooks::{self, Phase};
 use crate::images::Images;
+use crate::preserved::Preserved;
 use crate::process_id::ProcessId;
 use crate::proxy::Role;
 use crate::proxy::process::{Inputs, ProxyError, ProxyProcess};
@@ -23,7 +24,7 @@ use crate::sys::{Streams, now_ns};
 use crate::trace::Trace;
 
 /// What to make, and with what.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     /// The container's name.
     pub id: String,
@@ -36,7 +37,7 @@ pub struct Options {
     /// Who gets to know of the process.
     pub handover: Handover,
     /// Descriptors for the container.
-    pub preserve_fds: u32,
+    pub preserved: Vec<Preserved>,
     /// cgroupsPath has systemd's form.
     pub systemd_cgroup: bool,
     /// When this process started, by CLOCK_MONOTONIC.
@@ -66,9 +67,6 @@ pub(super) struct Made {
 pub(super) fn make(options: &Options, mut foreground: Option<&mut Foreground>) -> Result<Made, CommandError> {
     let reading = now_ns();
     let id = ContainerId::new(&options.id)?;
-    if options.preserve_fds > 0 {
-        return Err(CommandError::PreserveFds(options.preserve_fds));
-    }
     let mut prepared = prepare::prepare(options, &id)?;
     let terminal = prepared.order.terminal;
     let (ours, console) = match &mut foreground {
@@ -82,6 +80,7 @@ pub(super) fn make(options: &Options, mut foreground: Option<&mut Foreground>) -
     Images::check_access()?;
     // A place that cannot be written is an error before anything starts.
     drop(Trace::from_environment(options.start_ns)?);
+    prepared.order.preserved = options.preserved.iter().map(|one| one.place).collect();
     prepared.order.started_ns = [options.start_ns, reading, now_ns()];
     let state = StateDir::create(&options.root, &id)?;
     match begin(options, prepared, &id, &state, console, foreground) {
@@ -119,6 +118,7 @@ fn begin(
         state: state.directory(),
         lock: state.held_lock(),
         console: console.as_ref().map(AsFd::as_fd),
+        preserved: &options.preserved,
     })?;
     drop(console);
     let followed = match foreground.map_or(Ok(()), |foreground| foreground.forward(proxy.handle())) {

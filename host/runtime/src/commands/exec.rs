@@ -10,6 +10,7 @@ use super::foreground::Foreground;
 use super::handover::{self, Handover};
 use super::prepare::configured_size;
 use super::{CommandError, find};
+use crate::preserved::Preserved;
 use crate::proxy::Role;
 use crate::proxy::process::{Inputs, ProxyError, ProxyProcess};
 use crate::proxy::protocol::{ExecOrder, FromProxy, ToProxy};
@@ -17,7 +18,7 @@ use crate::state::{Record, StateDir, Status, execs};
 use crate::sys::{Streams, random_token};
 
 /// What to execute, and how.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     /// Where state is kept.
     pub root: PathBuf,
@@ -30,7 +31,7 @@ pub struct Options {
     /// Who gets to know of the process.
     pub handover: Handover,
     /// Descriptors for the process.
-    pub preserve_fds: u32,
+    pub preserved: Vec<Preserved>,
     /// Below the container's own cgroup, maybe with names of controllers in front.
     pub cgroups: Vec<String>,
     /// In a paused container too.
@@ -45,9 +46,6 @@ pub fn exec(options: &Options) -> Result<u8, CommandError> {
         Status::Paused if !options.ignore_paused => return Err(CommandError::ExecPaused),
         _ => {}
     }
-    if options.preserve_fds > 0 {
-        return Err(CommandError::PreserveFds(options.preserve_fds));
-    }
     let process = exec_process::build(&options.wanted, &record)?;
     let mut foreground = (!options.detach).then(Foreground::new).transpose()?;
     let terminal = process.terminal().unwrap_or(false);
@@ -61,6 +59,7 @@ pub fn exec(options: &Options) -> Result<u8, CommandError> {
         container_pid: record.proxy.pid,
         process: serde_json::to_string(&process).unwrap_or_default(),
         size: foreground.as_ref().and_then(Foreground::size).or_else(|| configured_size(Some(&process))),
+        preserved: options.preserved.iter().map(|one| one.place).collect(),
         sub_cgroup: sub_cgroup(&options.cgroups)?,
         ignore_paused: options.ignore_paused,
     };
@@ -71,6 +70,7 @@ pub fn exec(options: &Options) -> Result<u8, CommandError> {
         state: state.directory(),
         lock: None,
         console: console.as_ref().map(AsFd::as_fd),
+        preserved: &options.preserved,
     })?;
     drop(console);
     let carried = (|| {

@@ -8,6 +8,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde_json::{Value, json};
 
 use super::CommandError;
+use crate::bundle::repair_process;
 use crate::state::Record;
 
 /// The command line's side of it.
@@ -42,7 +43,7 @@ const FILE_MAX: u64 = 4 << 20;
 
 /// Makes the process.
 pub(super) fn build(wanted: &Wanted, record: &Record) -> Result<Process, CommandError> {
-    let process = match &wanted.file {
+    let mut process = match &wanted.file {
         Some(path) => read(path).map_err(CommandError::file("--process", path))?,
         None => {
             let path = record.bundle.join("config.json");
@@ -54,6 +55,7 @@ pub(super) fn build(wanted: &Wanted, record: &Record) -> Result<Process, Command
             process
         }
     };
+    repair_process(&mut process);
     let option = wanted.file.as_deref().unwrap_or(Path::new("config.json"));
     let invalid = |error: serde_json::Error| CommandError::file("--process", option)(error.into());
     let mut process: Process = serde_json::from_value(process).map_err(invalid)?;

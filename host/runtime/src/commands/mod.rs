@@ -32,6 +32,7 @@ use crate::guest::{Guest, GuestError};
 use crate::hooks::HookError;
 use crate::images::ImageError;
 use crate::machine::MachineError;
+use crate::preserved::PreservedError;
 use crate::proxy::process::ProxyError;
 use crate::rpc::RpcError;
 use crate::settings::SettingsError;
@@ -87,9 +88,9 @@ pub enum CommandError {
     /// Somebody waits for a terminal that there will not be.
     #[error("--console-socket is only for a container with a terminal: set process.terminal to true in config.json")]
     NoTerminal,
-    /// Descriptors for the container.
-    #[error("--preserve-fds {0}: a descriptor of the host cannot be passed into a guest")]
-    PreserveFds(u32),
+    /// `--preserve-fds`.
+    #[error(transparent)]
+    Preserved(#[from] PreservedError),
     /// Started before.
     #[error("cannot start an already running container")]
     AlreadyRunning,

@@ -13,9 +13,10 @@ use super::{End, Inherited, wards};
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
 use crate::images::Images;
-
+use crate::preserved;
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
+use crate::stdio;
 use crate::sys::Streams;
 use crate::terminal::Terminal;
 use crate::trace::{Lane, Trace};
@@ -25,11 +26,11 @@ pub(super) const FAILED: End = End::Exited(255);
 
 /// Runs the container to its end.
 pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
-    let Inherited { mut channel, state, lock, console } = inherited;
+    let Inherited { mut channel, state, lock, console, preserved } = inherited;
     let Ok(sender) = channel.sender() else { return FAILED };
     // A command that is gone before it gave its order needs nothing.
     let Ok(Some(ToProxy::Container(order))) = channel.receive() else { return FAILED };
-    match follow(*order, signals, Parts { channel, state, lock, console }) {
+    match follow(*order, signals, Parts { channel, state, lock, console, preserved }) {
         Ok(end) => end,
         Err(error) => {
             let failed = FromProxy::Failed { message: error.to_string(), status: error.exit_status() };
@@ -44,11 +45,12 @@ struct Parts {
     state: OwnedFd,
     lock: OwnedFd,
     console: Option<OwnedFd>,
+    preserved: Vec<OwnedFd>,
 }
 
 /// One thread until the network namespace is entered: others would stay behind.
 fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, SessionError> {
-    let Parts { channel, state, lock, console } = parts;
+    let Parts { channel, state, lock, console, preserved } = parts;
     let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;
     let [started, reading, read] = order.started_ns;
     let trace = Arc::new(Trace::from_environment(started)?);
@@ -69,7 +71,11 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     wards::watch(&order.id, session.state()).map_err(SessionError::setup("what watches over exec'd processes"))?;
     send(&sender, &FromProxy::Placed { monitor: session.monitor_pid() })?;
     let proceed = obey(session.clone(), channel, lock)?;
-    let result = session.run(order, &proceed, || send(&sender, &FromProxy::Ready));
+    let preserved = preserved::placed(&order.preserved, preserved);
+    let result = session.run(order, preserved, &proceed, || {
+        stdio::let_go().map_err(SessionError::setup("stdin, stdout and stderr"))?;
+        send(&sender, &FromProxy::Ready)
+    });
     trace.now(Lane::Command, "cleaned up");
     let written = trace.write();
     let end = result?;

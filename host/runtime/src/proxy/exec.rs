@@ -13,6 +13,7 @@ use super::protocol::{Channel, ExecOrder, FromProxy, ToProxy};
 use super::wards::Ward;
 use super::{End, Inherited};
 use crate::guest::{ExecPlace, Guest, connect_stdio};
+use crate::preserved::{self, Preserved};
 use crate::session::SessionError;
 use crate::signals::{Signals, is_request_to_end};
 use crate::state;
@@ -24,11 +25,12 @@ const PENDING_LIMIT: usize = 64;
 
 /// Runs the process to its end.
 pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
-    let Inherited { mut channel, state, lock, console } = inherited;
+    let Inherited { mut channel, state, lock, console, preserved } = inherited;
     let Ok(sender) = channel.sender() else { return FAILED };
     let Ok(Some(ToProxy::Exec(order))) = channel.receive() else { return FAILED };
     drop(lock);
-    match follow(*order, signals, channel, &state, console) {
+    let preserved = preserved::placed(&order.preserved, preserved);
+    match follow(*order, signals, channel, &state, Given { console, preserved }) {
         Ok(end) => end,
         Err(error) => {
             let _ = sender.send(&FromProxy::Failed { message: error.to_string(), status: error.exit_status() });
@@ -37,15 +39,22 @@ pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
     }
 }
 
+/// What the process is to have.
+struct Given {
+    console: Option<OwnedFd>,
+    preserved: Vec<Preserved>,
+}
+
 fn follow(
     order: ExecOrder,
     signals: Signals,
     channel: Channel,
     state: &OwnedFd,
-    console: Option<OwnedFd>,
+    given: Given,
 ) -> Result<End, SessionError> {
     env::set_current_dir("/").map_err(SessionError::setup("the working directory"))?;
     enter_network(order.container_pid).map_err(SessionError::setup("the network namespace"))?;
+    let Given { console, preserved } = given;
     let terminal = console.map(|console| open_terminal(order.size, &console)).transpose()?;
     let passed = Arc::new(Passed { phase: Mutex::new(Phase::Starting(Vec::new())), terminal: terminal.clone() });
     let handler = passed.clone();
@@ -54,7 +63,10 @@ fn follow(
     let socket = state::socket_in(state.as_fd());
     let guest = Arc::new(Guest::reach(&socket, &order.id)?.of_process(&order.exec_id));
     let connect = move |token| connect_stdio(&socket, token);
-    let streams = || stdio::start(terminal.as_ref().map(Terminal::duplicate).transpose()?, connect, || {});
+    let streams = || {
+        let started = stdio::start(terminal.as_ref().map(Terminal::duplicate).transpose()?, preserved, connect, || {})?;
+        stdio::let_go().map(|()| started)
+    };
     let (mut stdio, outputs) = streams().map_err(SessionError::setup("stdin, stdout and stderr"))?;
     stdio.terminal_size = terminal.as_ref().and_then(Terminal::size).into();
     let ward =

@@ -54,13 +54,16 @@ pub(crate) struct Inherited {
     state: OwnedFd,
     lock: OwnedFd,
     console: Option<OwnedFd>,
+    preserved: Vec<OwnedFd>,
 }
 
 impl Inherited {
     fn take() -> Option<Self> {
         let channel = Channel::new(UnixStream::from(sys::inherited(fds::COMMAND)?));
         let (state, lock) = (sys::inherited(fds::STATE)?, sys::inherited(fds::LOCK)?);
-        Some(Self { channel, state, lock, console: sys::inherited(fds::CONSOLE) })
+        let console = sys::inherited(fds::CONSOLE);
+        let preserved = (fds::PRESERVED..).map_while(sys::inherited).collect();
+        Some(Self { channel, state, lock, console, preserved })
     }
 }
 

@@ -14,6 +14,7 @@ use super::protocol::{Channel, FromProxy, Sender, ToProxy, fds};
 use super::{ROLE_VARIABLE, Role};
 use crate::error::Plain;
 use crate::monitor_process;
+use crate::preserved::Preserved;
 use crate::process_id::{ProcessHandle, ProcessId};
 use crate::sys::{self, Spawn, Streams};
 
@@ -54,6 +55,8 @@ pub struct Inputs<'a> {
     pub lock: Option<BorrowedFd<'a>>,
     /// A socket that takes the terminal's master.
     pub console: Option<BorrowedFd<'a>>,
+    /// More for the process.
+    pub preserved: &'a [Preserved],
 }
 
 /// A proxy. Dropping this lets it go on; [`abort`](Self::abort) ends it.
@@ -78,9 +81,9 @@ impl ProxyProcess {
         }
         let mut descriptors: Vec<(BorrowedFd<'_>, RawFd)> =
             vec![(theirs.as_fd(), fds::COMMAND), (inputs.state, fds::STATE)];
-        // Its number is taken either way, so that what follows has the number that it should.
         descriptors.push((inputs.lock.unwrap_or(inputs.state), fds::LOCK));
         descriptors.extend(inputs.console.map(|console| (console, fds::CONSOLE)));
+        descriptors.extend(inputs.preserved.iter().zip(fds::PRESERVED..).map(|(one, number)| (one.fd.as_fd(), number)));
         let pid = sys::spawn(&Spawn {
             path: c"/proc/self/exe",
             arguments: &arguments,

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Share;
+use crate::preserved::Place;
 use crate::settings::CachePolicy;
 
 /// File descriptors that a proxy starts with, beside stdin, stdout and stderr.
@@ -24,6 +25,8 @@ pub mod fds {
     pub const LOCK: RawFd = 5;
     /// A socket that takes the terminal's master; open only where there is a terminal.
     pub const CONSOLE: RawFd = 6;
+    /// The first of what is preserved for the process; the others follow.
+    pub const PRESERVED: RawFd = 7;
 }
 
 /// The longest line: a configuration can be as large as a message to the agent.
@@ -80,6 +83,8 @@ pub struct ContainerOrder {
     pub terminal: bool,
     /// Of the terminal, if it is known.
     pub size: Option<Size>,
+    /// What the descriptors from [`fds::PRESERVED`] up are for.
+    pub preserved: Vec<Place>,
     /// The command waits for the container's end.
     pub attached: bool,
     /// When the command started, and when it had read the configuration, by CLOCK_MONOTONIC: for the trace.
@@ -99,6 +104,8 @@ pub struct ExecOrder {
     pub process: String,
     /// Of the terminal, if it is known.
     pub size: Option<Size>,
+    /// What the descriptors from [`fds::PRESERVED`] up are for.
+    pub preserved: Vec<Place>,
     /// Below the container's own cgroup, or empty.
     pub sub_cgroup: String,
     /// Start it in a paused container too.

@@ -159,6 +159,7 @@ impl Lab {
             spec: serde_json::to_string(&plan.spec).unwrap(),
             terminal: false,
             size: None,
+            preserved: Vec::new(),
             attached: true,
             started_ns: [0; 3],
         }
@@ -180,7 +181,7 @@ impl Lab {
                 thread::spawn(move || executing.execute().map_err(|error| failed.send(error)));
                 Ok(())
             };
-            session.run(order, &proceeds, execute)
+            session.run(order, Vec::new(), &proceeds, execute)
         });
         meanwhile(&signalled, &asked);
         let result = thread.join().unwrap();
