@@ -123,17 +123,8 @@ struct CreateArguments {
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
 
-    /// File that gets the process id
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-
-    /// Unix socket that takes the master of the container's terminal
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
-
-    /// Unix socket that takes a pidfd of the container's process
-    #[arg(long, value_name = "SOCKET")]
-    pidfd_socket: Option<PathBuf>,
+    #[command(flatten)]
+    handover: Handover,
 
     /// Taken for compatibility: the container's root is another machine's
     #[arg(long)]
@@ -306,11 +297,7 @@ fn options(arguments: CreateArguments, global: &Global) -> create::Options {
         bundle: arguments.bundle,
         root: global.root.clone(),
         guest: Guests { kernel: arguments.kernel, initramfs: arguments.initramfs },
-        handover: Handover {
-            pid_file: arguments.pid_file,
-            console_socket: arguments.console_socket,
-            pidfd_socket: arguments.pidfd_socket,
-        },
+        handover: arguments.handover,
         preserve_fds: arguments.preserve_fds,
         systemd_cgroup: global.systemd_cgroup,
         start_ns: global.start_ns,

@@ -58,17 +58,8 @@ pub(super) struct ExecArguments {
     #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     process_label: String,
 
-    /// File that gets the process id
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-
-    /// Unix socket that takes the master of the terminal
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
-
-    /// Unix socket that takes a pidfd of the process
-    #[arg(long, value_name = "SOCKET")]
-    pidfd_socket: Option<PathBuf>,
+    #[command(flatten)]
+    handover: Handover,
 
     /// Descriptors for the process: only 0 is possible
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -110,11 +101,7 @@ impl ExecArguments {
                 label: self.process_label,
             },
             detach: self.detach,
-            handover: Handover {
-                pid_file: self.pid_file,
-                console_socket: self.console_socket,
-                pidfd_socket: self.pidfd_socket,
-            },
+            handover: self.handover,
             preserve_fds: self.preserve_fds,
             cgroups: self.cgroup,
             ignore_paused: self.ignore_paused,
