@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::CommandError;
 use crate::guest::Guest;
-use crate::state::{DEATH_TIMEOUT, Record, RemainsError, StateDir};
+use crate::process_id::DEATH_TIMEOUT;
+use crate::state::{Record, RemainsError, StateDir};
 
 /// How long a guest may take from SIGKILL until all its files are synced and its processes on the host are gone.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(30);
