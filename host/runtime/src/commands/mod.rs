@@ -2,6 +2,7 @@
 //!
 //! Errors have runc's words where callers look for them.
 
+mod bounded;
 pub mod create;
 pub mod delete;
 mod end;
