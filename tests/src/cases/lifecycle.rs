@@ -101,6 +101,11 @@ pub(super) fn call(env: &Env, arguments: &[&str]) -> Outcome {
     outcome(command)
 }
 
+/// What the kernel calls a process.
+fn name(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).expect("read")
+}
+
 fn state(env: &Env, id: &str) -> Value {
     serde_json::from_str(call(env, &["state", id]).ok()).expect("JSON")
 }
@@ -133,6 +138,7 @@ fn create_start_delete(env: &Env) {
     container.call(&["start", id]).ok();
     container.wait_for_output("up\n");
     assert_eq!(container.status(), "running");
+    assert_eq!(name(container.pid), "sh\n", "as ps shows it");
     container.call(&["kill", id, "SIGUSR1"]).ok();
     assert_eq!(container.wait().exit_status(), Some(3));
     assert_eq!(container.output(), "up\ngot\n", "all output is written before the process ends");
@@ -280,6 +286,7 @@ fn exec_detached(env: &Env) {
     for one in [container.pid, pid] {
         assert!(pids.contains(&json!(one.as_raw_nonzero().get())), "{one:?} in {pids:?}");
     }
+    assert_eq!(name(pid), "sh\n");
     // A signal comes by kill(2).
     kill_process(pid, Signal::TERM).expect("kill");
     let status = waitpid(Some(pid), WaitOptions::empty()).expect("a child of the subreaper").expect("waited").1;
