@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ::log::LevelFilter;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::handover::Handover;
@@ -15,6 +16,7 @@ use crate::commands::{
 };
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
+use crate::settings::Settings;
 use crate::{doctor, features, monitor, proxy, spec, sys};
 use log::{Format, Log};
 
@@ -35,7 +37,7 @@ struct Cli {
     #[arg(long, value_name = "DIR", default_value = "/run/sandbox", global = true, overrides_with = "root")]
     root: PathBuf,
 
-    /// File that errors are written to, beside stderr
+    /// File that gets the log; errors are on stderr too
     #[arg(long, value_name = "FILE", global = true)]
     log: Option<PathBuf>,
 
@@ -43,7 +45,7 @@ struct Cli {
     #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
     log_format: Format,
 
-    /// Log more
+    /// Log what is done
     #[arg(long, global = true)]
     debug: bool,
 
@@ -241,11 +243,16 @@ pub fn main() -> ExitCode {
     if cli.version {
         return ExitCode::from(u8::from(writeln!(io::stdout(), "{VERSION}").is_err()));
     }
-    let log = Log::new(cli.log, cli.log_format);
+    if let Some(Command::Monitor) = cli.command {
+        return monitor::main();
+    }
+    // A file that cannot be read is the error of the commands that need it.
+    let most = || Settings::load().unwrap_or_default().log_level.filter();
+    let most = if cli.debug { LevelFilter::Debug } else { most() };
+    let log = Log::new(cli.log, cli.log_format).install(most);
     let global = Global { root: cli.root, systemd_cgroup: cli.systemd_cgroup, start_ns };
     match cli.command {
-        Some(Command::Monitor) => monitor::main(),
-        Some(Command::Doctor) => check_machine(&global.root, &log),
+        Some(Command::Doctor) => check_machine(&global.root, log),
         Some(command) => {
             // Callers tell its failure from the process's own.
             let failed = matches!(command, Command::Exec(_)).then_some(255);

@@ -261,6 +261,18 @@ fn exec(env: &Env) {
         255,
         "exec: \"no-such-program\": executable file not found in $PATH",
     );
+    let told = container.call(&["--debug", "exec", id, "true"]);
+    assert!(told.code() == 0 && told.stderr.contains("level=debug msg=\""), "{told:?}");
+    let log = env.directory("files").join("debug.json");
+    let options = ["--debug", "--log", log.to_str().expect("text"), "--log-format", "json"];
+    let told = container.call(&[&options[..], &["exec", id, "true"]].concat());
+    assert!(told.code() == 0 && told.stderr.is_empty(), "{told:?}");
+    let lines = fs::read_to_string(&log).expect("the log");
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        assert!(line["level"] == "debug" && line["msg"].is_string() && line["time"].is_string(), "{line}");
+    }
+    assert!(!lines.is_empty());
     let process =
         json!({"args": ["cat", "/proc/self/comm"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
     let file = env.file("process.json", process.to_string());

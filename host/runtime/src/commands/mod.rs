@@ -227,7 +227,9 @@ fn find_locked(root: &Path, id: &str) -> Result<(StateDir, Record), CommandError
 
 /// The agent of a container that has not ended.
 fn reach(state: &StateDir, record: &Record) -> Result<Guest, CommandError> {
-    Guest::reach(&state.socket(), &record.id).map_err(|error| ended_or(record, error.into()))
+    let guest = Guest::reach(&state.socket(), &record.id).map_err(|error| ended_or(record, error.into()))?;
+    log::debug!("the guest of container {} answers", record.id);
+    Ok(guest)
 }
 
 /// A container that ended meanwhile is the better reason for a call that failed.

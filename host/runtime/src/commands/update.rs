@@ -37,7 +37,9 @@ pub fn update(root: &Path, id: &str, limits: &Limits) -> Result<(), CommandError
     let guest = reach(&state, &record)?;
     // The guest enforces them, so it comes first; it refuses what it cannot do.
     guest.update(text).map_err(|error| ended_or(&record, error.into()))?;
+    log::debug!("the guest has changed its limits");
     record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.update(&resources))?;
+    log::debug!("the host's limits are changed");
     Ok(())
 }
 
