@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::handover::Handover;
 use crate::commands::{
-    CommandError, Guests, create, delete, events, exec, kill, list, pause, ps, run, start, state, update,
+    CommandError, Guests, create, delete, events, exec, kill, list, pause, run, start, state, update,
 };
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
@@ -278,7 +278,7 @@ fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
             return run::attached(&options(create, global), keep);
         }
         Command::Exec(arguments) => return exec::exec(&arguments.options(root)),
-        Command::Ps(arguments) => ps::ps(root, &arguments.id, arguments.format),
+        Command::Ps(arguments) => arguments.print(root),
         Command::Pause(Id { id }) => pause::pause(root, &id),
         Command::Resume(Id { id }) => pause::resume(root, &id),
         Command::Update(arguments) => update::update(root, &arguments.id, &arguments.limits()?),

@@ -299,6 +299,11 @@ fn exec_detached(env: &Env) {
         assert!(pids.contains(&json!(one.as_raw_nonzero().get())), "{one:?} in {pids:?}");
     }
     assert_eq!(name(pid), "sh\n");
+    let table = container.call(&["ps", id, "-e", "-x"]);
+    let titles: Vec<&str> = table.ok().lines().next().expect("titles").split_ascii_whitespace().collect();
+    assert_eq!(titles, ["PID", "TTY", "STAT", "TIME", "COMMAND"]);
+    assert!(table.ok().contains("echo here"), "{table:?}");
+    assert_eq!(container.call(&["ps", id, "--no-such-option"]).code(), 1);
     // A signal comes by kill(2).
     kill_process(pid, Signal::TERM).expect("kill");
     let status = waitpid(Some(pid), WaitOptions::empty()).expect("a child of the subreaper").expect("waited").1;

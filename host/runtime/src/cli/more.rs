@@ -10,7 +10,7 @@ use crate::commands::exec_process::Wanted;
 use crate::commands::handover::Handover;
 use crate::commands::list::Format;
 use crate::commands::update::Limits;
-use crate::commands::{CommandError, exec};
+use crate::commands::{CommandError, exec, ps};
 
 #[derive(Debug, Args)]
 pub(super) struct ExecArguments {
@@ -121,15 +121,18 @@ pub(super) struct Unsupported {
 pub(super) struct PsArguments {
     /// How to print: pids of the host as JSON, or the guest's as a table
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub(super) format: Format,
+    format: Format,
 
-    /// Name of the container
-    #[arg(value_name = "ID", allow_hyphen_values = false)]
-    pub(super) id: String,
+    /// Name of the container, and options of ps(1) that choose columns [default: -ef]
+    #[arg(value_name = "ID", num_args = 1.., required = true, trailing_var_arg = true)]
+    words: Vec<String>,
+}
 
-    /// Taken for compatibility: the table is that of `ps -ef`
-    #[arg(value_name = "PS OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
-    _options: Vec<String>,
+impl PsArguments {
+    pub(super) fn print(&self, root: &Path) -> Result<(), CommandError> {
+        let (id, options) = self.words.split_first().map_or(("", &[][..]), |(id, options)| (id.as_str(), options));
+        ps::ps(root, id, self.format, options)
+    }
 }
 
 #[derive(Debug, Args)]

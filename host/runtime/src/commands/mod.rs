@@ -136,6 +136,15 @@ pub enum CommandError {
     /// The guest's kernel has no such module.
     #[error("{0} is not supported (the guest's kernel has neither AppArmor nor SELinux)")]
     NoSecurityModule(&'static str),
+    /// It chooses processes, or shows what the guest's agent does not tell.
+    #[error("ps: option {0:?} is not supported: give -e, -f, -x, a, x, u, w or -o COLUMNS")]
+    PsOption(String),
+    /// There is no such column, or the guest's agent does not tell it.
+    #[error("ps: column {0:?} is not supported")]
+    PsColumn(String),
+    /// Only one of them can be printed.
+    #[error("ps: conflicting format options")]
+    PsFormats,
     /// No state of a container can be kept.
     #[error("checkpoint and restore are not supported")]
     NoCheckpoint,
