@@ -30,7 +30,8 @@ pub enum Error {
 }
 
 enum Slot<S> {
-    Connected(S, u64),
+    /// The sender tells the task that keeps the stream of its claim.
+    Connected(S, u64, oneshot::Sender<()>),
     Wanted(oneshot::Sender<S>, u64),
 }
 
@@ -54,18 +55,16 @@ impl<S: tokio::io::AsyncRead + Unpin> Streams<S> {
             return;
         }
         let token = u64::from_le_bytes(token);
-        if let Some(serial) = self.offer(token, stream) {
-            tokio::time::sleep(KEEP).await;
-            if self.forget(token, serial) {
-                log::warn!("stdio stream {token:#x} was connected but never asked for");
-            }
+        let Some((serial, claimed)) = self.offer(token, stream) else { return };
+        if timeout(KEEP, claimed).await.is_err() && self.forget(token, serial) {
+            log::warn!("stdio stream {token:#x} was connected but never asked for");
         }
     }
 }
 
 impl<S> Streams<S> {
-    /// Hands the stream to whoever waits for the token, or keeps it; then its serial number is returned.
-    fn offer(&self, token: u64, stream: S) -> Option<u64> {
+    /// Hands the stream to whoever waits for the token, or keeps it; then its serial number is returned, and what ends when it is claimed.
+    fn offer(&self, token: u64, stream: S) -> Option<(u64, oneshot::Receiver<()>)> {
         let mut guard = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let (serial, slots) = &mut *guard;
         match slots.remove(&token) {
@@ -85,15 +84,16 @@ impl<S> Streams<S> {
             return None;
         }
         *serial += 1;
-        slots.insert(token, Slot::Connected(stream, *serial));
-        Some(*serial)
+        let (sender, claimed) = oneshot::channel();
+        slots.insert(token, Slot::Connected(stream, *serial, sender));
+        Some((*serial, claimed))
     }
 
     fn forget(&self, token: u64, serial: u64) -> bool {
         let mut guard = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slots = &mut guard.1;
         match slots.get(&token) {
-            Some(Slot::Connected(_, s) | Slot::Wanted(_, s)) if *s == serial => slots.remove(&token).is_some(),
+            Some(Slot::Connected(_, s, _) | Slot::Wanted(_, s)) if *s == serial => slots.remove(&token).is_some(),
             _ => false,
         }
     }
@@ -104,7 +104,10 @@ impl<S> Streams<S> {
             let mut guard = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             let (serial, slots) = &mut *guard;
             match slots.remove(&token) {
-                Some(Slot::Connected(stream, _)) => return Ok(stream),
+                Some(Slot::Connected(stream, _, task)) => {
+                    let _ = task.send(());
+                    return Ok(stream);
+                }
                 Some(wanted @ Slot::Wanted(..)) => {
                     slots.insert(token, wanted);
                     return Err(Error::Twice(token));

@@ -41,6 +41,24 @@ fn a_claim_ends_when_nothing_comes_or_another_waits() {
 }
 
 #[test]
+fn nothing_is_left_of_a_stream_that_is_claimed() {
+    run(async {
+        let streams = Streams::default();
+        let (mut host, guest) = duplex(64);
+        host.write_all(&7u64.to_le_bytes()).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let ((), claimed) = tokio::join!(streams.connected(guest), async {
+            while streams.slots.lock().unwrap().1.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            streams.claim(7).await
+        });
+        claimed.unwrap();
+        assert!(begun.elapsed().is_zero(), "the task outlived the claim");
+    });
+}
+
+#[test]
 fn unclaimed_streams_are_bounded_and_time_out() {
     run(async {
         let streams = Streams::default();

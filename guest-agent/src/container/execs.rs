@@ -58,7 +58,7 @@ impl Execs {
         if state.by_id.contains_key(id) {
             return Err(Error::ProcessExists(id.to_owned()));
         }
-        if state.by_id.len() - state.ended.len() >= MOST_RUNNING {
+        if state.by_id.len().saturating_sub(state.ended.len()) >= MOST_RUNNING {
             return Err(Error::TooMany(MOST_RUNNING));
         }
         state.by_id.insert(id.to_owned(), None);

@@ -15,6 +15,9 @@ const MOST: usize = 2048;
 /// Longer command lines are cut.
 const MOST_COMMAND: u64 = 1024;
 
+/// Bytes in a page.
+const PAGE: u64 = 4096;
+
 /// Ticks of a second in /proc.
 const TICKS: u64 = 100;
 
@@ -30,8 +33,11 @@ pub fn list(container: &Container) -> Result<Vec<ProcessInfo>, Error> {
     let execs = container.execs.running();
     let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec.max(0) as u64;
     let booted = wall.saturating_sub(now_ns() / 1_000_000_000);
+    let system = rustix::system::sysinfo();
+    let memory = (system.totalram as u64).saturating_mul(system.mem_unit.into());
     let info = |pid: Pid| {
         let mut info = info(pid, booted)?;
+        info.memory_share = info.resident_bytes.saturating_mul(1000).checked_div(memory).unwrap_or(0).min(1000) as u32;
         info.first = pid == container.first.pid();
         info.exec_id = execs.iter().find(|(_, p)| p.pid() == pid).map(|(id, _)| id.clone()).unwrap_or_default();
         Some(info)
@@ -55,6 +61,10 @@ fn info(pid: Pid, booted: u64) -> Option<ProcessInfo> {
         cpu_ticks: stat.ticks,
         terminal: terminal(stat.terminal),
         command: command_line(&command, &stat.name),
+        state: stat.state,
+        name: stat.name,
+        virtual_bytes: stat.virtual_bytes,
+        resident_bytes: stat.resident_bytes,
         ..Default::default()
     })
 }
@@ -62,10 +72,13 @@ fn info(pid: Pid, booted: u64) -> Option<ProcessInfo> {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     name: String,
+    state: String,
     ppid: i32,
     terminal: u32,
     ticks: u64,
     started: u64,
+    virtual_bytes: u64,
+    resident_bytes: u64,
 }
 
 impl Stat {
@@ -77,10 +90,13 @@ impl Stat {
         let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
         Some(Stat {
             name: name.to_owned(),
+            state: (*fields.first()?).to_owned(),
             ppid: fields.get(1)?.parse().ok()?,
             terminal: fields.get(4)?.parse::<i32>().ok()? as u32,
             ticks: number(11)?.saturating_add(number(12)?),
             started: number(19)?,
+            virtual_bytes: number(20)?,
+            resident_bytes: number(21)?.saturating_mul(PAGE),
         })
     }
 }
@@ -114,6 +130,7 @@ mod tests {
             "42 (a) b (c)) S 7 42 42 34817 42 4194304 1 0 0 0 5 6 0 0 20 0 1 0 1234 1000 1 18446744073709551615 0";
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.name.as_str(), stat.ppid, stat.ticks, stat.started), ("a) b (c)", 7, 11, 1234));
+        assert_eq!((stat.state.as_str(), stat.virtual_bytes, stat.resident_bytes), ("S", 1000, PAGE));
         assert_eq!(terminal(stat.terminal), "pts/1");
         assert!(Stat::parse("").is_none() && Stat::parse("1 (x) S 1").is_none());
         let me = info(Pid::from_raw(std::process::id() as i32).unwrap(), 1000).unwrap();

@@ -55,6 +55,35 @@ fn names_lists_and_defaults() {
 }
 
 #[test]
+fn calls_newer_than_the_profile_do_not_exist() {
+    const ENOSYS: u32 = 0x0005_0026;
+    let profile = |default: &str| {
+        compiled(&format!(
+            r#"{{"defaultAction":"{default}","architectures":["SCMP_ARCH_X86","SCMP_ARCH_X32"],"syscalls":[
+                {{"names":["statx","no_such_call"],"action":"SCMP_ACT_ALLOW"}},
+                {{"names":["openat2"],"action":"SCMP_ACT_ERRNO","errnoRet":1}}]}}"#
+        ))
+    };
+    let code = profile("SCMP_ACT_ERRNO");
+    let newest = number("openat2");
+    assert_eq!(run(&code, X86_64, number("statx"), &[]), ALLOW);
+    for named_or_older in [0, number("statx") + 1, newest - 1, newest] {
+        assert_eq!(run(&code, X86_64, named_or_older, &[]), EPERM, "{named_or_older}");
+    }
+    for newer in [newest + 1, number("faccessat2"), 9999, 0x3fff_ffff] {
+        assert_eq!(run(&code, X86_64, newer, &[]), ENOSYS, "{newer}");
+    }
+    let newest = names::number(Abi::X86, "openat2").unwrap();
+    assert_eq!((run(&code, I386, newest, &[]), run(&code, I386, newest + 1, &[])), (EPERM, ENOSYS));
+    assert_eq!(run(&code, X86_64, 0x4000_0000 | 9999, &[]), EPERM, "x32 has the default");
+
+    let killing = profile("SCMP_ACT_KILL_PROCESS");
+    assert_eq!(run(&killing, X86_64, 9999, &[]), ENOSYS);
+    assert_eq!(run(&killing, X86_64, 0, &[]), 0x8000_0000);
+    assert_eq!(run(&profile("SCMP_ACT_LOG"), X86_64, 9999, &[]), 0x7ffc_0000, "nothing to fall back from");
+}
+
+#[test]
 fn default_errno_and_empty_profile() {
     let code = compiled(r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38}"#);
     assert_eq!(run(&code, X86_64, 0, &[]), 0x0005_0026);

@@ -7,14 +7,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ::log::LevelFilter;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::handover::Handover;
 use crate::commands::{
-    CommandError, Guests, create, delete, events, exec, kill, list, pause, ps, run, start, state, update,
+    CommandError, Guests, create, delete, events, exec, kill, list, pause, run, start, state, update,
 };
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
+use crate::settings::Settings;
 use crate::{doctor, features, monitor, preserved, proxy, spec, sys};
 use log::{Format, Log};
 
@@ -35,7 +37,7 @@ struct Cli {
     #[arg(long, value_name = "DIR", default_value = "/run/sandbox", global = true, overrides_with = "root")]
     root: PathBuf,
 
-    /// File that errors are written to, beside stderr
+    /// File that gets the log; errors are on stderr too
     #[arg(long, value_name = "FILE", global = true)]
     log: Option<PathBuf>,
 
@@ -43,7 +45,7 @@ struct Cli {
     #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
     log_format: Format,
 
-    /// Log more
+    /// Log what is done
     #[arg(long, global = true)]
     debug: bool,
 
@@ -123,17 +125,8 @@ struct CreateArguments {
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
 
-    /// File that gets the process id
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-
-    /// Unix socket that takes the master of the container's terminal
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
-
-    /// Unix socket that takes a pidfd of the container's process
-    #[arg(long, value_name = "SOCKET")]
-    pidfd_socket: Option<PathBuf>,
+    #[command(flatten)]
+    handover: Handover,
 
     /// Taken for compatibility: the container's root is another machine's
     #[arg(long)]
@@ -250,11 +243,16 @@ pub fn main() -> ExitCode {
     if cli.version {
         return ExitCode::from(u8::from(writeln!(io::stdout(), "{VERSION}").is_err()));
     }
-    let log = Log::new(cli.log, cli.log_format);
+    if let Some(Command::Monitor) = cli.command {
+        return monitor::main();
+    }
+    // A file that cannot be read is the error of the commands that need it.
+    let most = || Settings::load().unwrap_or_default().log_level.filter();
+    let most = if cli.debug { LevelFilter::Debug } else { most() };
+    let log = Log::new(cli.log, cli.log_format).install(most);
     let global = Global { root: cli.root, systemd_cgroup: cli.systemd_cgroup, start_ns };
     match cli.command {
-        Some(Command::Monitor) => monitor::main(),
-        Some(Command::Doctor) => check_machine(&global.root, &log),
+        Some(Command::Doctor) => check_machine(&global.root, log),
         Some(command) => {
             // Callers tell its failure from the process's own.
             let failed = matches!(command, Command::Exec(_)).then_some(255);
@@ -280,7 +278,7 @@ fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
             return run::attached(&options(create, global)?, keep);
         }
         Command::Exec(arguments) => return exec::exec(&arguments.options(root)?),
-        Command::Ps(arguments) => ps::ps(root, &arguments.id, arguments.format),
+        Command::Ps(arguments) => arguments.print(root),
         Command::Pause(Id { id }) => pause::pause(root, &id),
         Command::Resume(Id { id }) => pause::resume(root, &id),
         Command::Update(arguments) => update::update(root, &arguments.id, &arguments.limits()?),
@@ -306,11 +304,7 @@ fn options(arguments: CreateArguments, global: &Global) -> Result<create::Option
         bundle: arguments.bundle,
         root: global.root.clone(),
         guest: Guests { kernel: arguments.kernel, initramfs: arguments.initramfs },
-        handover: Handover {
-            pid_file: arguments.pid_file,
-            console_socket: arguments.console_socket,
-            pidfd_socket: arguments.pidfd_socket,
-        },
+        handover: arguments.handover,
         preserved: preserved::take(arguments.preserve_fds)?,
         systemd_cgroup: global.systemd_cgroup,
         start_ns: global.start_ns,

@@ -132,6 +132,7 @@ pub fn run_all(
     netns: Option<BorrowedFd<'_>>,
 ) -> Result<(), HookError> {
     for (index, hook) in hooks.iter().enumerate() {
+        log::debug!("{phase} hook #{index}: {}", hook.path().display());
         let result = run_one(hook, state_json, netns);
         let Err(failure) = result else { continue };
         let error = HookError { phase, index, path: hook.path().clone(), failure };

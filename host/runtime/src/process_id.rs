@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
+/// How long processes of the host may take to die: one that was killed takes a while to give back the memory of a large guest.
+pub const DEATH_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Names a process for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {

@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 
 pub use record::{Record, Shown, Status};
-pub use remains::{DEATH_TIMEOUT, RemainsError, clear};
+pub use remains::{RemainsError, clear};
 
 use crate::error::Plain;
 

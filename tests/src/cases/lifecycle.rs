@@ -101,6 +101,11 @@ pub(super) fn call(env: &Env, arguments: &[&str]) -> Outcome {
     outcome(command)
 }
 
+/// What the kernel calls a process.
+fn name(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).expect("read")
+}
+
 fn state(env: &Env, id: &str) -> Value {
     serde_json::from_str(call(env, &["state", id]).ok()).expect("JSON")
 }
@@ -133,6 +138,7 @@ fn create_start_delete(env: &Env) {
     container.call(&["start", id]).ok();
     container.wait_for_output("up\n");
     assert_eq!(container.status(), "running");
+    assert_eq!(name(container.pid), "sh\n", "as ps shows it");
     container.call(&["kill", id, "SIGUSR1"]).ok();
     assert_eq!(container.wait().exit_status(), Some(3));
     assert_eq!(container.output(), "up\ngot\n", "all output is written before the process ends");
@@ -255,6 +261,18 @@ fn exec(env: &Env) {
         255,
         "exec: \"no-such-program\": executable file not found in $PATH",
     );
+    let told = container.call(&["--debug", "exec", id, "true"]);
+    assert!(told.code() == 0 && told.stderr.contains("level=debug msg=\""), "{told:?}");
+    let log = env.directory("files").join("debug.json");
+    let options = ["--debug", "--log", log.to_str().expect("text"), "--log-format", "json"];
+    let told = container.call(&[&options[..], &["exec", id, "true"]].concat());
+    assert!(told.code() == 0 && told.stderr.is_empty(), "{told:?}");
+    let lines = fs::read_to_string(&log).expect("the log");
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        assert!(line["level"] == "debug" && line["msg"].is_string() && line["time"].is_string(), "{line}");
+    }
+    assert!(!lines.is_empty());
     let process =
         json!({"args": ["cat", "/proc/self/comm"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
     let file = env.file("process.json", process.to_string());
@@ -280,6 +298,12 @@ fn exec_detached(env: &Env) {
     for one in [container.pid, pid] {
         assert!(pids.contains(&json!(one.as_raw_nonzero().get())), "{one:?} in {pids:?}");
     }
+    assert_eq!(name(pid), "sh\n");
+    let table = container.call(&["ps", id, "-e", "-x"]);
+    let titles: Vec<&str> = table.ok().lines().next().expect("titles").split_ascii_whitespace().collect();
+    assert_eq!(titles, ["PID", "TTY", "STAT", "TIME", "COMMAND"]);
+    assert!(table.ok().contains("echo here"), "{table:?}");
+    assert_eq!(container.call(&["ps", id, "--no-such-option"]).code(), 1);
     // A signal comes by kill(2).
     kill_process(pid, Signal::TERM).expect("kill");
     let status = waitpid(Some(pid), WaitOptions::empty()).expect("a child of the subreaper").expect("waited").1;

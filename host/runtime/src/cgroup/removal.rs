@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
 
 use super::CgroupError;
 use super::hierarchy::read;
+use crate::process_id::{DEATH_TIMEOUT, ProcessId};
 
-/// A process that was killed takes a while to give back the memory of a large guest.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// A process that has left is counted for a moment still, and no event tells of the end of that.
 const PAUSE: Duration = Duration::from_millis(5);
 /// No more levels below a container's cgroup are looked at: this program makes one.
@@ -21,7 +19,7 @@ const DEPTH: usize = 4;
 
 /// Removes a cgroup and those below; waits for its processes to end, of which it kills none.
 pub fn remove(path: &Path) -> Result<(), CgroupError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEATH_TIMEOUT;
     loop {
         match remove_tree(path, DEPTH) {
             Ok(()) => return Ok(()),
@@ -71,13 +69,10 @@ fn processes_to(path: &Path, depth: usize) -> Vec<Pid> {
 
 /// Until one of its processes ends, or for a moment where none can be seen.
 fn wait_for_one(path: &Path, deadline: Instant) {
-    let Some(fd) = processes(path).into_iter().find_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-        return thread::sleep(PAUSE);
-    };
+    let found = processes(path).into_iter().find_map(|pid| ProcessId::of(pid.as_raw_nonzero().get())?.open());
+    let Some(process) = found else { return thread::sleep(PAUSE) };
     let begun = Instant::now();
-    let left = deadline.saturating_duration_since(begun);
-    let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-    let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout));
+    process.wait(deadline.saturating_duration_since(begun));
     if begun.elapsed() < PAUSE {
         thread::sleep(PAUSE); // it has ended and is listed still
     }

@@ -1,9 +1,11 @@
-//! Errors: a sentence on stderr, and a line in the file that the caller reads them from.
+//! What a command tells beside its output: lines in the file that the caller reads them from, else on stderr. An error is a sentence on
+//! stderr in any case.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use ::log::{Level, LevelFilter, Metadata, Record};
 use clap::ValueEnum;
 use serde_json::json;
 
@@ -18,7 +20,7 @@ pub enum Format {
     Json,
 }
 
-/// Where errors go.
+/// Where it goes.
 #[derive(Debug)]
 pub struct Log {
     file: Option<PathBuf>,
@@ -31,9 +33,23 @@ impl Log {
         Self { file, format }
     }
 
-    /// Reports an error. Neither stderr nor the file has to be there: that is no reason to fail otherwise.
+    /// From now on what the program tells by `log`'s macros goes here too.
+    pub fn install(self, most: LevelFilter) -> &'static Self {
+        let log: &Self = Box::leak(Box::new(self));
+        if ::log::set_logger(log).is_ok() {
+            ::log::set_max_level(most);
+        }
+        log
+    }
+
+    /// Reports an error.
     pub fn error(&self, message: &str) {
-        let line = self.line(message, &timestamp::now_seconds());
+        self.write(Level::Error, message);
+    }
+
+    /// Neither stderr nor the file has to be there: that is no reason to fail otherwise.
+    fn write(&self, level: Level, message: &str) {
+        let line = self.line(level, message, &timestamp::now_seconds());
         if let Some(path) = &self.file {
             // Callers expect nothing but whole lines there.
             let open = OpenOptions::new().create(true).append(true).open(path);
@@ -41,18 +57,49 @@ impl Log {
                 let _ = writeln!(io::stderr(), "sandbox: --log {}: {}", path.display(), crate::error::Plain(&error));
             }
         }
-        let _ = match (&self.file, self.format) {
-            (None, Format::Json) => io::stderr().write_all(line.as_bytes()),
-            _ => writeln!(io::stderr(), "sandbox: {message}"),
+        let _ = match (level, &self.file, self.format) {
+            (Level::Error, Some(_), _) | (Level::Error, None, Format::Text) => {
+                writeln!(io::stderr(), "sandbox: {message}")
+            }
+            (_, None, _) => io::stderr().write_all(line.as_bytes()),
+            _ => Ok(()),
         };
     }
 
-    fn line(&self, message: &str, time: &str) -> String {
+    fn line(&self, level: Level, message: &str, time: &str) -> String {
+        let level = name(level);
         match self.format {
-            Format::Json => json!({"level": "error", "msg": message, "time": time}).to_string() + "\n",
-            Format::Text => format!("time={time:?} level=error msg={message:?}\n"),
+            Format::Json => json!({"level": level, "msg": message, "time": time}).to_string() + "\n",
+            // As JSON quotes it, which is how Go's programs read it.
+            Format::Text => format!("time={} level={level} msg={}\n", json!(time), json!(message)),
         }
     }
+}
+
+/// As callers know it.
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
+}
+
+impl ::log::Log for Log {
+    /// What libraries tell is of no use to a caller.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().split("::").next() == Some(env!("CARGO_PKG_NAME"))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.write(record.level(), &record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 #[cfg(test)]
@@ -75,8 +122,22 @@ mod tests {
     }
 
     #[test]
+    fn levels_and_targets() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = Log::new(Some(path.clone()), Format::Text);
+        for (target, level) in [("sandbox::x", Level::Warn), ("sandboxed", Level::Debug), ("ttrpc", Level::Debug)] {
+            let mut record = Record::builder();
+            ::log::Log::log(&log, &record.target(target).level(level).args(format_args!("from {target}")).build());
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with(" level=warning msg=\"from sandbox::x\"\n") && text.lines().count() == 1, "{text}");
+    }
+
+    #[test]
     fn text() {
         let log = Log::new(None, Format::Text);
-        assert_eq!(log.line("a \"b\"", "T"), "time=\"T\" level=error msg=\"a \\\"b\\\"\"\n");
+        let line = log.line(Level::Debug, "a \"b\"\n\u{1b}\\'", "T");
+        assert_eq!(line, "time=\"T\" level=debug msg=\"a \\\"b\\\"\\n\\u001b\\\\'\"\n");
     }
 }

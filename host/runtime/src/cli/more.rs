@@ -10,7 +10,7 @@ use crate::commands::exec_process::Wanted;
 use crate::commands::handover::Handover;
 use crate::commands::list::Format;
 use crate::commands::update::Limits;
-use crate::commands::{CommandError, exec};
+use crate::commands::{CommandError, exec, ps};
 use crate::preserved;
 
 #[derive(Debug, Args)]
@@ -59,17 +59,8 @@ pub(super) struct ExecArguments {
     #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     process_label: String,
 
-    /// File that gets the process id
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-
-    /// Unix socket that takes the master of the terminal
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
-
-    /// Unix socket that takes a pidfd of the process
-    #[arg(long, value_name = "SOCKET")]
-    pidfd_socket: Option<PathBuf>,
+    #[command(flatten)]
+    handover: Handover,
 
     /// Pass on this many descriptors from 3 up, as pipes and sockets
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -111,11 +102,7 @@ impl ExecArguments {
                 label: self.process_label,
             },
             detach: self.detach,
-            handover: Handover {
-                pid_file: self.pid_file,
-                console_socket: self.console_socket,
-                pidfd_socket: self.pidfd_socket,
-            },
+            handover: self.handover,
             preserved: preserved::take(self.preserve_fds)?,
             cgroups: self.cgroup,
             ignore_paused: self.ignore_paused,
@@ -135,15 +122,18 @@ pub(super) struct Unsupported {
 pub(super) struct PsArguments {
     /// How to print: pids of the host as JSON, or the guest's as a table
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub(super) format: Format,
+    format: Format,
 
-    /// Name of the container
-    #[arg(value_name = "ID", allow_hyphen_values = false)]
-    pub(super) id: String,
+    /// Name of the container, and options of ps(1) that choose columns [default: -ef]
+    #[arg(value_name = "ID", num_args = 1.., required = true, trailing_var_arg = true)]
+    words: Vec<String>,
+}
 
-    /// Taken for compatibility: the table is that of `ps -ef`
-    #[arg(value_name = "PS OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
-    _options: Vec<String>,
+impl PsArguments {
+    pub(super) fn print(&self, root: &Path) -> Result<(), CommandError> {
+        let (id, options) = self.words.split_first().map_or(("", &[][..]), |(id, options)| (id.as_str(), options));
+        ps::ps(root, id, self.format, options)
+    }
 }
 
 #[derive(Debug, Args)]

@@ -31,7 +31,7 @@ fn what_containerd_calls() {
     let cli = parse(&line);
     assert_eq!((cli.log_format, cli.log), (Format::Json, Some("/b/log.json".into())));
     let Some(Command::Create(create)) = cli.command else { panic!("not create") };
-    assert_eq!(create.pid_file, Some("/b/init.pid".into()));
+    assert_eq!(create.handover.pid_file, Some("/b/init.pid".into()));
     for rest in
         ["start c1", "state c1", "kill --all c1 9", "kill c1", "delete --force c1", "delete c1", "list --format json"]
     {
@@ -42,6 +42,9 @@ fn what_containerd_calls() {
         "exec -t -e A=1 -e B=2 -u 1:2 -g 5 -c CAP_KILL --cgroup x c1 ls -l --color",
         "ps --format json c1",
         "ps c1 -ef",
+        "ps -f table c1 -f",
+        "ps c1 -e -x -o pid,args",
+        "ps c1 aux",
         "pause c1",
         "resume c1",
         "update --resources=- c1",

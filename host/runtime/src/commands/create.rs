@@ -83,6 +83,7 @@ pub(super) fn make(options: &Options, mut foreground: Option<&mut Foreground>) -
     prepared.order.preserved = options.preserved.iter().map(|one| one.place).collect();
     prepared.order.started_ns = [options.start_ns, reading, now_ns()];
     let state = StateDir::create(&options.root, &id)?;
+    log::debug!("state directory {} is made", options.root.join(id.as_str()).display());
     match begin(options, prepared, &id, &state, console, foreground) {
         Ok((record, proxy)) => Ok(Made { state, record, proxy, console: ours }),
         Err(error) => {
@@ -145,15 +146,18 @@ fn follow(
     let rootfs = order.shares.first().map(|share| share.source.clone()).unwrap_or_default();
     let mut record = Record::new(id, &bundle.spec, bundle.directory, rootfs, proxy.id());
     record.attached = order.attached;
+    log::debug!("the container's process on the host is {}", proxy.id().pid);
     state.write(&record)?;
     let pid = Pid::from_raw(proxy.id().pid).ok_or(ProxyError::Gone)?;
     let overhead = Overhead::of(&bundle.spec, &machine);
     record.cgroup = Some(HostCgroup::create(&bundle.spec, id.as_str(), options.systemd_cgroup, overhead, pid)?);
+    log::debug!("cgroup on the host: {:?}", record.cgroup.as_ref().map(HostCgroup::paths).unwrap_or_default());
     state.write(&record)?;
     proxy.tell(&ToProxy::Container(Box::new(order)))?;
     // The guest boots meanwhile.
     if let FromProxy::Placed { monitor } = proxy.listen()? {
         record.monitor = ProcessId::of(monitor);
+        log::debug!("the monitor is process {monitor}, and the guest boots");
         state.write(&record)?;
     }
     let shown = record.shown_json();
@@ -168,6 +172,7 @@ fn follow(
     }
     proxy.tell(&ToProxy::Proceed { state: shown })?;
     proxy.expect(&FromProxy::Ready)?;
+    log::debug!("the guest has made the container");
     record.status = Status::Created;
     state.write(&record)?;
     handover::tell(&options.handover, proxy)?;

@@ -32,7 +32,9 @@ fn remove(root: &Path, id: &ContainerId, force: bool) -> Result<(), CommandError
         }
         clear_up(&record)?;
     }
-    Ok(state.remove()?)
+    state.remove()?;
+    log::debug!("state directory {} is removed", root.join(id.as_str()).display());
+    Ok(())
 }
 
 /// Removes what a container that has ended leaves beside its state, and runs the hooks for that.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::CommandError;
 use crate::guest::Guest;
-use crate::state::{DEATH_TIMEOUT, Record, RemainsError, StateDir};
+use crate::process_id::DEATH_TIMEOUT;
+use crate::state::{Record, RemainsError, StateDir};
 
 /// How long a guest may take from SIGKILL until all its files are synced and its processes on the host are gone.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -14,9 +15,11 @@ pub(super) fn end(state: &StateDir, record: &Record) -> Result<(), CommandError>
     let Some(proxy) = record.proxy.open() else { return Ok(()) };
     let killed = Guest::reach(&state.socket(), &record.id).is_ok_and(|guest| guest.signal(9, true).is_ok());
     if killed && proxy.wait(GUEST_TIMEOUT) {
+        log::debug!("the guest has killed the container, and process {} on the host has ended", record.proxy.pid);
         return Ok(());
     }
     // Its monitor ends with it.
+    log::debug!("the guest does not end the container: process {} on the host is killed", record.proxy.pid);
     proxy.kill();
     if proxy.wait(DEATH_TIMEOUT) { Ok(()) } else { Err(RemainsError::Immortal(record.id.clone()).into()) }
 }

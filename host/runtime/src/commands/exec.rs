@@ -46,6 +46,7 @@ pub fn exec(options: &Options) -> Result<u8, CommandError> {
         Status::Paused if !options.ignore_paused => return Err(CommandError::ExecPaused),
         _ => {}
     }
+    log::debug!("container {} runs, its process on the host is {}", record.id, record.proxy.pid);
     let process = exec_process::build(&options.wanted, &record)?;
     let mut foreground = (!options.detach).then(Foreground::new).transpose()?;
     let terminal = process.terminal().unwrap_or(false);
@@ -93,6 +94,7 @@ pub fn exec(options: &Options) -> Result<u8, CommandError> {
         return Ok(0);
     }
     let (status, sentence) = proxy.wait();
+    log::debug!("the process has ended with status {status}");
     if let Some(carried) = carried {
         carried.finish();
     }
@@ -114,8 +116,10 @@ fn begin(
         cgroup.add_process(pid)?;
     }
     execs::add(state.directory(), proxy.id()).map_err(CommandError::io("keep the process's pid"))?;
+    log::debug!("process {} on the host stands for {} in the guest", proxy.id().pid, order.exec_id);
     proxy.tell(&ToProxy::Exec(Box::new(order)))?;
     proxy.expect(&FromProxy::Ready)?;
+    log::debug!("the guest has executed the process");
     handover::tell(&options.handover, proxy)
 }
 

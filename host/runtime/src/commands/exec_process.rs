@@ -1,13 +1,12 @@
 //! The process that `exec` is asked for: an OCI process from a file, or the bundle's own with another command line.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 use serde_json::{Value, json};
 
-use super::CommandError;
+use super::{CommandError, bounded};
 use crate::bundle::repair_process;
 use crate::state::Record;
 
@@ -38,9 +37,6 @@ pub struct Wanted {
     pub label: String,
 }
 
-/// The longest process file that is read.
-const FILE_MAX: u64 = 4 << 20;
-
 /// Makes the process.
 pub(super) fn build(wanted: &Wanted, record: &Record) -> Result<Process, CommandError> {
     let mut process = match &wanted.file {
@@ -68,10 +64,7 @@ pub(super) fn build(wanted: &Wanted, record: &Record) -> Result<Process, Command
 }
 
 fn read(path: &Path) -> io::Result<Value> {
-    // The caller may give a pipe: its size is not known.
-    let mut text = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, FILE_MAX), &mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    Ok(serde_json::from_slice(&bounded::file(path)?)?)
 }
 
 fn change(process: &mut Value, wanted: &Wanted) -> Result<(), CommandError> {

@@ -8,18 +8,25 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 use super::CommandError;
 use crate::console;
 use crate::proxy::process::ProxyProcess;
 
-/// Where it goes.
-#[derive(Clone, Debug, Default)]
+/// Where it goes: options of every command that makes a process.
+#[derive(Clone, Debug, Default, Args)]
 pub struct Handover {
-    /// Gets the pid.
+    /// File that gets the process id
+    #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// Takes the terminal's master.
+
+    /// Unix socket that takes the master of the process's terminal
+    #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
-    /// Takes a handle of the process.
+
+    /// Unix socket that takes a pidfd of the process
+    #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
 }
 

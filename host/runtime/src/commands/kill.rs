@@ -24,6 +24,7 @@ pub fn kill(root: &Path, id: &str, signal: &str, all: bool) -> Result<(), Comman
     // Asks whether it is there.
     if signal != 0 {
         reach(&state, &record)?.signal(signal.unsigned_abs(), all).map_err(|error| ended_or(&record, error.into()))?;
+        log::debug!("the guest has sent signal {signal}");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! Errors have runc's words where callers look for them.
 
+mod bounded;
 pub mod create;
 pub mod delete;
 mod end;
@@ -136,6 +137,15 @@ pub enum CommandError {
     /// The guest's kernel has no such module.
     #[error("{0} is not supported (the guest's kernel has neither AppArmor nor SELinux)")]
     NoSecurityModule(&'static str),
+    /// It chooses processes, or shows what the guest's agent does not tell.
+    #[error("ps: option {0:?} is not supported: give -e, -f, -x, a, x, u, w or -o COLUMNS")]
+    PsOption(String),
+    /// There is no such column, or the guest's agent does not tell it.
+    #[error("ps: column {0:?} is not supported")]
+    PsColumn(String),
+    /// Only one of them can be printed.
+    #[error("ps: conflicting format options")]
+    PsFormats,
     /// No state of a container can be kept.
     #[error("checkpoint and restore are not supported")]
     NoCheckpoint,
@@ -227,7 +237,9 @@ fn find_locked(root: &Path, id: &str) -> Result<(StateDir, Record), CommandError
 
 /// The agent of a container that has not ended.
 fn reach(state: &StateDir, record: &Record) -> Result<Guest, CommandError> {
-    Guest::reach(&state.socket(), &record.id).map_err(|error| ended_or(record, error.into()))
+    let guest = Guest::reach(&state.socket(), &record.id).map_err(|error| ended_or(record, error.into()))?;
+    log::debug!("the guest of container {} answers", record.id);
+    Ok(guest)
 }
 
 /// A container that ended meanwhile is the better reason for a call that failed.

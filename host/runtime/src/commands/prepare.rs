@@ -62,6 +62,14 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         attached: false,
         started_ns: [options.start_ns; 3],
     };
+    log::debug!("{} is read and checked", bundle.directory.join("config.json").display());
+    log::debug!(
+        "the micro-VM has {} vCPUs, {} MiB of memory, kernel {}, initramfs {}",
+        order.vcpus,
+        order.memory_mib,
+        order.kernel.display(),
+        order.initramfs.display()
+    );
     Ok(Prepared { bundle, machine, order, hooks })
 }
 

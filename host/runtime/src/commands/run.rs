@@ -34,6 +34,7 @@ pub fn attached(options: &Options, keep: bool) -> Result<u8, CommandError> {
     };
     made.state.unlock();
     let (status, sentence) = made.proxy.wait();
+    log::debug!("the container's process has ended with status {status}");
     if let Some(carried) = carried {
         carried.finish();
     }

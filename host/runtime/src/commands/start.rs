@@ -21,6 +21,7 @@ pub fn start(root: &Path, id: &str) -> Result<(), CommandError> {
 
 /// Keeps that the container runs, and runs the hooks for it. A container whose hooks fail is ended.
 pub(super) fn running(state: &StateDir, record: &mut Record) -> Result<(), CommandError> {
+    log::debug!("the container's process is executed");
     record.status = Status::Running;
     state.write(record)?;
     hooks::run_all(Phase::Poststart, &record.poststart, record.shown_json().as_bytes(), None).map_err(|error| {

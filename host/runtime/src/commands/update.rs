@@ -1,13 +1,12 @@
 //! `sandbox update`: other limits for a container that runs.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
-use super::{CommandError, ended_or, find_locked, reach};
+use super::{CommandError, bounded, ended_or, find_locked, reach};
 use crate::state::Status;
 
 /// What the command line asks for.
@@ -19,9 +18,6 @@ pub struct Limits {
     pub fields: Vec<(&'static str, Value)>,
 }
 
-/// The longest text that is read.
-const FILE_MAX: u64 = 4 << 20;
-
 /// Changes limits. What is not asked for stays.
 pub fn update(root: &Path, id: &str, limits: &Limits) -> Result<(), CommandError> {
     let (state, record) = find_locked(root, id)?;
@@ -29,7 +25,10 @@ pub fn update(root: &Path, id: &str, limits: &Limits) -> Result<(), CommandError
         return Err(CommandError::NotRunning);
     }
     let text = match &limits.file {
-        Some(path) => read(path).map_err(CommandError::file("--resources", path))?,
+        Some(path) => {
+            let text = if path.as_os_str() == "-" { bounded::all(io::stdin()) } else { bounded::file(path) };
+            text.map_err(CommandError::file("--resources", path))?
+        }
         None => assemble(&limits.fields).to_string().into_bytes(),
     };
     let option = limits.file.as_deref().unwrap_or(Path::new("-"));
@@ -38,17 +37,10 @@ pub fn update(root: &Path, id: &str, limits: &Limits) -> Result<(), CommandError
     let guest = reach(&state, &record)?;
     // The guest enforces them, so it comes first; it refuses what it cannot do.
     guest.update(text).map_err(|error| ended_or(&record, error.into()))?;
+    log::debug!("the guest has changed its limits");
     record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.update(&resources))?;
+    log::debug!("the host's limits are changed");
     Ok(())
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    match path.as_os_str() == "-" {
-        true => io::stdin().take(FILE_MAX).read_to_end(&mut text)?,
-        false => File::open(path)?.take(FILE_MAX).read_to_end(&mut text)?,
-    };
-    Ok(text)
 }
 
 fn assemble(fields: &[(&'static str, Value)]) -> Value {

@@ -70,6 +70,8 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let Inherited { control, vsock, kernel, initramfs, kvm } = inherited;
+    // By itself it would be the name of the link by which this program is executed anew.
+    let _ = rustix::thread::set_name(c"sandbox-monitor");
     let Ok(reports) = control.try_clone() else { return ExitCode::FAILURE };
     let reporter = Arc::new(Reporter::new(reports, std::env::var_os(CONSOLE_VARIABLE).is_some_and(|v| v == "stderr")));
     reporter.send(&MonitorEvent::Started { at_ns: started });

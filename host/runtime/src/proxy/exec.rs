@@ -1,14 +1,13 @@
 //! The proxy of an exec'd process.
 
 use std::env;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
 use super::container::{FAILED, open_terminal};
+use super::network::join;
 use super::protocol::{Channel, ExecOrder, FromProxy, ToProxy};
 use super::wards::Ward;
 use super::{End, Inherited};
@@ -53,7 +52,8 @@ fn follow(
     given: Given,
 ) -> Result<End, SessionError> {
     env::set_current_dir("/").map_err(SessionError::setup("the working directory"))?;
-    enter_network(order.container_pid).map_err(SessionError::setup("the network namespace"))?;
+    let network = format!("/proc/{}/ns/net", order.container_pid);
+    join(Path::new(&network)).map_err(SessionError::setup("the network namespace"))?;
     let Given { console, preserved } = given;
     let terminal = console.map(|console| open_terminal(order.size, &console)).transpose()?;
     let passed = Arc::new(Passed { phase: Mutex::new(Phase::Starting(Vec::new())), terminal: terminal.clone() });
@@ -88,11 +88,6 @@ fn follow(
     outputs.wait();
     state::execs::remove(state.as_fd(), std::process::id() as i32);
     Ok(End::new(ended.exit_status, ended.signal))
-}
-
-fn enter_network(container: i32) -> std::io::Result<()> {
-    let namespace = File::open(format!("/proc/{container}/ns/net"))?;
-    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
 /// Follows the command on a thread: while it waits for the process, its own end is the process's.

@@ -11,8 +11,11 @@ pub mod process;
 pub mod protocol;
 mod wards;
 
+use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::signals::Signals;
@@ -100,12 +103,21 @@ impl End {
     }
 }
 
+/// What the kernel calls a process that executes this program (and cuts to 15 bytes). By itself it would be the name of the link by
+/// which this program is executed anew.
+fn name_of(program: &OsStr) -> Option<CString> {
+    CString::new(Path::new(program).file_name()?.as_bytes()).ok()
+}
+
 /// Runs a proxy to its end.
 pub fn main(role: Role) -> ExitCode {
     let Some(inherited) = Inherited::take() else {
         eprintln!("sandbox: {ROLE_VARIABLE} is for processes that sandbox starts itself; unset it");
         return ExitCode::FAILURE;
     };
+    let program = std::env::args_os().next().and_then(|program| name_of(&program));
+    // It is of use to people only.
+    let _ = program.map(|name| rustix::thread::set_name(&name));
     // Held back from the first instruction on: what comes before the container is there is handled then.
     let Ok(signals) = Signals::hold() else { return ExitCode::FAILURE };
     match role {
@@ -118,6 +130,15 @@ pub fn main(role: Role) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names() {
+        for (program, name) in
+            [("/bin/sh", Some(c"sh")), ("sleep", Some(c"sleep")), ("./a b", Some(c"a b")), ("", None)]
+        {
+            assert_eq!(name_of(OsStr::new(program)).as_deref(), name);
+        }
+    }
 
     #[test]
     fn ends() {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -46,9 +46,13 @@ impl Network {
         match self {
             Self::Host => Ok(()),
             Self::New => sys::unshare_network().map_err(NetworkError::Make),
-            Self::Path(path) => File::open(path)
-                .and_then(|file| Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?))
-                .map_err(|source| NetworkError::Join { path: path.clone(), source }),
+            Self::Path(path) => join(path).map_err(|source| NetworkError::Join { path: path.clone(), source }),
         }
     }
+}
+
+/// Moves this process, which must have one thread, to the network namespace that a file stands for.
+pub(super) fn join(path: &Path) -> io::Result<()> {
+    let namespace = File::open(path)?;
+    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }

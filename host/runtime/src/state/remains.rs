@@ -1,12 +1,8 @@
 //! What a container that has ended can leave on the host, when its proxy was killed.
 
-use std::time::Duration;
-
 use crate::cgroup::CgroupError;
+use crate::process_id::DEATH_TIMEOUT;
 use crate::state::Record;
-
-/// How long processes of the host may take to die.
-pub const DEATH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Something is left.
 #[derive(Debug, thiserror::Error)]
