@@ -15,8 +15,8 @@ use crate::control::{MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::monitor_process::{Inputs, Killer, MonitorProcess};
-use crate::proxy::End;
 use crate::proxy::protocol::ContainerOrder;
+use crate::proxy::{End, oom};
 use crate::rpc::RpcError;
 
 use crate::signals::{Signals, is_request_to_end};
@@ -171,7 +171,8 @@ impl Session {
             let _ = guest.resize(now);
         }
         ready()?;
-        let end = self.wait(&guest, clock, outputs)?;
+        let oom = oom::Watch::start(guest.clone(), self.state.clone()).map_err(SessionError::setup("a thread"))?;
+        let end = self.wait(&guest, clock, outputs, oom)?;
         Ok((end, guest))
     }
 
@@ -222,7 +223,7 @@ impl Session {
     }
 
     /// Waits for the container's end and its output.
-    fn wait(&self, guest: &Guest, clock: GuestClock, outputs: Outputs) -> Result<End, SessionError> {
+    fn wait(&self, guest: &Guest, clock: GuestClock, outputs: Outputs, oom: oom::Watch) -> Result<End, SessionError> {
         let begin = now_ns();
         // What it wrote before its guest died is shown too.
         let ended = guest.wait().inspect_err(|_| outputs.wait_timeout(LAST_OUTPUT))?;
@@ -230,6 +231,9 @@ impl Session {
         self.trace.at(Lane::Guest, "container exited", clock.host(ended.exited_ns));
         self.signalled.set(Phase::Ended(outputs.clone()));
         outputs.wait();
+        if ended.oom_killed {
+            oom.settle();
+        }
         self.trace.now(Lane::Command, "exit");
         Ok(End::new(ended.exit_status, ended.signal))
     }

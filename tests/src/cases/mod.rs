@@ -1,6 +1,7 @@
 //! The tests, by group.
 
 mod bad;
+mod cgroup;
 mod cycles;
 mod differential;
 mod fields;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         programs::CASES,
         filesystem::CASES,
         lifecycle::CASES,
+        cgroup::CASES,
         cycles::CASES,
         trace::CASES,
         bad::CASES,

@@ -168,6 +168,7 @@ fn follow(
     }
     proxy.tell(&ToProxy::Proceed { state: shown })?;
     proxy.expect(&FromProxy::Ready)?;
+    record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.limit_cpu_time(&bundle.spec))?;
     record.status = Status::Created;
     state.write(&record)?;
     handover::tell(&options.handover, proxy)?;
