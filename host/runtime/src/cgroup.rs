@@ -3,6 +3,7 @@
 //! It is where callers look for the container (linux.cgroupsPath) and where the host bounds the micro-VM. The container's own
 //! limits are enforced in the guest; docs/cgroups.md says which of them count here, too.
 
+mod barren;
 mod directory;
 mod hierarchy;
 mod limits;
@@ -21,6 +22,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Plain;
+pub use barren::Barren;
 use hierarchy::{Hierarchies, Hierarchy};
 use limits::{Host, Setting};
 pub use overhead::Overhead;
@@ -150,8 +152,9 @@ struct Place {
 }
 
 impl HostCgroup {
-    /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host and moves `pid`, the process
-    /// behind the container's, into it. When that fails, no cgroup of the container's stays but one that `pid` is in.
+    /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host but for
+    /// [that of CPU time](Self::limit_cpu_time), and moves `pid`, the process behind the container's, into it. When that fails, no
+    /// cgroup of the container's stays but one that `pid` is in.
     pub fn create(spec: &Spec, id: &str, systemd: bool, overhead: Overhead, pid: Pid) -> Result<Self, CgroupError> {
         let linux = spec.linux().as_ref();
         let wanted = place::wanted(linux.and_then(|l| l.cgroups_path().as_deref()), id, systemd)?;
@@ -187,7 +190,9 @@ impl HostCgroup {
             .list
             .iter()
             .try_for_each(|hierarchy| self.make(hierarchy, &place::inside(hierarchy, hierarchies.unified, wanted)))
-            .and_then(|()| resources.map_or(Ok(()), |resources| self.update(resources)));
+            .and_then(|()| {
+                resources.map_or(Ok(()), |resources| self.apply(resources, |setting| !setting.is_cpu_time()))
+            });
         match made {
             Ok(()) => Ok(self),
             Err(error) => {
@@ -257,10 +262,24 @@ impl HostCgroup {
 
     /// Applies limits; what `resources` does not speak of stays as it is.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        self.apply(resources, |_| true)
+    }
+
+    /// Applies the limits of CPU time. They are the container's, which a guest that boots would wait for.
+    pub fn limit_cpu_time(&self, spec: &Spec) -> Result<(), CgroupError> {
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        resources.map_or(Ok(()), |resources| self.apply(resources, Setting::is_cpu_time))
+    }
+
+    fn apply(&self, resources: &LinuxResources, which: impl Fn(&Setting) -> bool) -> Result<(), CgroupError> {
         let has_file =
             |controller, file: &str| self.place(controller).is_some_and(|place| place.path.join(file).exists());
         let host = Host { unified: self.unified, overhead: self.overhead, has_file: &has_file };
-        let settings = limits::settings(resources, &host)?;
+        let mut settings = limits::settings(resources, &host)?;
+        settings.retain(which);
+        if settings.is_empty() {
+            return Ok(());
+        }
         if let Some(scope) = &self.scope {
             scope.set(&settings)?;
             self.gather()?;
@@ -305,11 +324,18 @@ impl HostCgroup {
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
     }
 
+    /// A new cgroup beside this one, where there is no memory. Only in v2: in v1 what happens there would be seen by nobody here.
+    pub fn barren(&self) -> Option<io::Result<Barren>> {
+        let place = self.place("memory").filter(|_| self.unified)?;
+        Some(Barren::beside(&place.path))
+    }
+
     /// Removes it, not its parents, once its processes have ended; it kills none, and waits a limited time. One that was there
     /// before the container goes only if nothing is in it.
     pub fn remove(&self) -> Result<(), CgroupError> {
         let mut result = Ok(());
         for place in &self.places {
+            removal::remove_if_empty(&barren::path(&place.path));
             if place.made {
                 result = result.and(removal::remove(&place.path));
             } else {

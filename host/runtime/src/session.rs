@@ -16,8 +16,8 @@ use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::monitor_process::{Inputs, Killer, MonitorProcess};
 use crate::preserved::Preserved;
-use crate::proxy::End;
 use crate::proxy::protocol::ContainerOrder;
+use crate::proxy::{End, oom};
 use crate::rpc::RpcError;
 
 use crate::signals::{Signals, is_request_to_end};
@@ -174,7 +174,8 @@ impl Session {
             let _ = guest.resize(now);
         }
         ready()?;
-        let end = self.wait(&guest, clock, outputs)?;
+        let oom = oom::Watch::start(guest.clone(), self.state.clone()).map_err(SessionError::setup("a thread"))?;
+        let end = self.wait(&guest, clock, outputs, oom)?;
         Ok((end, guest))
     }
 
@@ -227,7 +228,7 @@ impl Session {
     }
 
     /// Waits for the container's end and its output.
-    fn wait(&self, guest: &Guest, clock: GuestClock, outputs: Outputs) -> Result<End, SessionError> {
+    fn wait(&self, guest: &Guest, clock: GuestClock, outputs: Outputs, oom: oom::Watch) -> Result<End, SessionError> {
         let begin = now_ns();
         // What it wrote before its guest died is shown too.
         let ended = guest.wait().inspect_err(|_| outputs.wait_timeout(LAST_OUTPUT))?;
@@ -235,6 +236,9 @@ impl Session {
         self.trace.at(Lane::Guest, "container exited", clock.host(ended.exited_ns));
         self.signalled.set(Phase::Ended(outputs.clone()));
         outputs.wait();
+        if ended.oom_killed {
+            oom.settle();
+        }
         self.trace.now(Lane::Command, "exit");
         Ok(End::new(ended.exit_status, ended.signal))
     }

@@ -126,6 +126,38 @@ pub fn die_by(signal: i32) {
     }
 }
 
+/// How often a process that is to be killed for want of memory asks for some.
+const REQUESTS: usize = 64;
+
+/// Lends this process's memory to a second one, which enters the cgroup whose `cgroup.procs` this is and asks for more there. It returns
+/// at most if neither was killed for that. This process must have one thread and lead a process group, which ends with it.
+pub fn starve(processes: BorrowedFd<'_>) {
+    extern "C" fn ask(processes: *mut libc::c_void) -> libc::c_int {
+        let mut ends = [0; 2];
+        // SAFETY: nothing but system calls with valid pointers, as the thread-local data of the other process is in use here. Nobody
+        // uses the descriptors.
+        unsafe {
+            if libc::write(processes as RawFd, c"0".as_ptr().cast(), 1) == 1 {
+                for _ in 0..REQUESTS {
+                    libc::pipe(ends.as_mut_ptr());
+                }
+            }
+            libc::kill(0, libc::SIGKILL);
+        }
+        1
+    }
+    let mut stack = vec![0u64; 4096];
+    // SAFETY: the stack is not used for anything else while this process lives, which waits; its end is within the same vector. With
+    // CLONE_PARENT the parent waits for both.
+    unsafe {
+        let end = stack.as_mut_ptr().add(stack.len());
+        let flags = libc::CLONE_VM | libc::CLONE_PARENT;
+        if libc::clone(ask, end.cast(), flags, processes.as_raw_fd() as *mut libc::c_void) > 0 {
+            libc::pause();
+        }
+    }
+}
+
 /// What a process gets as its first three descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Streams {

@@ -71,7 +71,7 @@ impl<'a> Created<'a> {
         fs::read_to_string(&self.output).expect("read")
     }
 
-    fn wait_for_output(&self, text: &str) {
+    pub(super) fn wait_for_output(&self, text: &str) {
         wait_until(&format!("{text:?} in the output"), || self.output().contains(text));
     }
 
@@ -110,7 +110,7 @@ fn state(env: &Env, id: &str) -> Value {
     serde_json::from_str(call(env, &["state", id]).ok()).expect("JSON")
 }
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(60), "no {what}");

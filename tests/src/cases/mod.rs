@@ -1,6 +1,7 @@
 //! The tests, by group.
 
 mod bad;
+mod cgroup;
 mod cycles;
 mod descriptors;
 mod differential;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Case> {
         programs::CASES,
         filesystem::CASES,
         lifecycle::CASES,
+        cgroup::CASES,
         cycles::CASES,
         trace::CASES,
         bad::CASES,

@@ -24,6 +24,13 @@ pub struct Setting {
     pub value: String,
 }
 
+impl Setting {
+    /// It limits how much CPU time there is, not which share of it or where.
+    pub fn is_cpu_time(&self) -> bool {
+        self.controller == "cpu" && ["cpu.max", "cpu.cfs_"].iter().any(|prefix| self.file.starts_with(prefix))
+    }
+}
+
 /// What limits depend on beside the container's wishes.
 pub struct Host<'a> {
     /// cgroup v2.

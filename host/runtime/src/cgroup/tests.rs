@@ -57,6 +57,22 @@ fn a_failure_leaves_no_cgroup() {
 }
 
 #[test]
+fn cpu_time_is_limited_later() {
+    let root = tempfile::tempdir().unwrap();
+    let hierarchies = fake(root.path(), true);
+    let leaf = root.path().join("unified/x");
+    fs::create_dir(&leaf).unwrap();
+    ["cpu.max", "cpu.weight"].iter().for_each(|file| fs::write(leaf.join(file), "").unwrap());
+    let spec = spec("/x", json!({"cpu": {"shares": 512, "quota": 5000}}));
+    let cgroup = create_in(&hierarchies, &spec).unwrap();
+    let read = |file: &str| fs::read_to_string(leaf.join(file)).unwrap();
+    assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str()), ("20", ""));
+    fs::write(leaf.join("cpu.weight"), "").unwrap();
+    cgroup.limit_cpu_time(&spec).unwrap();
+    assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str()), ("", "5000 100000"));
+}
+
+#[test]
 fn one_that_was_there_stays_with_what_is_in_it() {
     let root = tempfile::tempdir().unwrap();
     let hierarchies = fake(root.path(), true);

@@ -173,6 +173,7 @@ fn follow(
     proxy.tell(&ToProxy::Proceed { state: shown })?;
     proxy.expect(&FromProxy::Ready)?;
     log::debug!("the guest has made the container");
+    record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.limit_cpu_time(&bundle.spec))?;
     record.status = Status::Created;
     state.write(&record)?;
     handover::tell(&options.handover, proxy)?;

@@ -7,6 +7,7 @@
 mod container;
 mod exec;
 pub mod network;
+pub(crate) mod oom;
 pub mod process;
 pub mod protocol;
 mod wards;
@@ -32,6 +33,8 @@ pub enum Role {
     Container,
     /// One more process in a container.
     Exec,
+    /// One that the guest's OOM killer has ended.
+    Victim,
 }
 
 impl Role {
@@ -40,13 +43,14 @@ impl Role {
         match self {
             Self::Container => "container",
             Self::Exec => "exec",
+            Self::Victim => "victim",
         }
     }
 
     /// What this process's environment says.
     pub fn of_this_process() -> Option<Self> {
         let word = std::env::var(ROLE_VARIABLE).ok()?;
-        [Self::Container, Self::Exec].into_iter().find(|role| role.word() == word)
+        [Self::Container, Self::Exec, Self::Victim].into_iter().find(|role| role.word() == word)
     }
 }
 
@@ -111,6 +115,11 @@ fn name_of(program: &OsStr) -> Option<CString> {
 
 /// Runs a proxy to its end.
 pub fn main(role: Role) -> ExitCode {
+    let run = match role {
+        Role::Container => container::run,
+        Role::Exec => exec::run,
+        Role::Victim => return oom::die(),
+    };
     let Some(inherited) = Inherited::take() else {
         eprintln!("sandbox: {ROLE_VARIABLE} is for processes that sandbox starts itself; unset it");
         return ExitCode::FAILURE;
@@ -120,11 +129,7 @@ pub fn main(role: Role) -> ExitCode {
     let _ = program.map(|name| rustix::thread::set_name(&name));
     // Held back from the first instruction on: what comes before the container is there is handled then.
     let Ok(signals) = Signals::hold() else { return ExitCode::FAILURE };
-    match role {
-        Role::Container => container::run(inherited, signals),
-        Role::Exec => exec::run(inherited, signals),
-    }
-    .imitate()
+    run(inherited, signals).imitate()
 }
 
 #[cfg(test)]
