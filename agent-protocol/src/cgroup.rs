@@ -33,6 +33,16 @@ pub fn swap(memory: Option<i64>, both: i64) -> Result<Option<String>, &'static s
     }
 }
 
+/// What an update makes of cpu.max, which holds two limits and says `now`: the half that is left out stays.
+pub fn cpu_max(quota: Option<i64>, period: Option<u64>, now: &str) -> (Option<i64>, Option<u64>) {
+    let (now_quota, now_period) = now.trim_end().split_once(' ').unwrap_or_default();
+    match (quota.filter(|quota| *quota != 0), period.filter(|period| *period != 0)) {
+        (Some(quota), None) => (Some(quota), now_period.parse().ok()),
+        (None, Some(period)) => (now_quota.parse().ok(), Some(period)),
+        both => both,
+    }
+}
+
 /// The directory of systemd's unit `prefix-name.scope` in a slice. A slice's name holds its ancestors: `a-b.slice` lies in
 /// `a.slice`.
 pub fn systemd_path(slice: &str, prefix: &str, name: &str) -> Result<PathBuf, &'static str> {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use agent_protocol::cgroup as convert;
 use oci_spec::runtime::LinuxResources;
 
 use super::resources::Guest;
@@ -45,15 +46,8 @@ impl Cgroup {
 fn completed(mut resources: LinuxResources, cgroup: &Path) -> LinuxResources {
     let text = |file: &str| fs::read_to_string(cgroup.join(file)).unwrap_or_default();
     if let Some(mut cpu) = resources.cpu().clone() {
-        let now = text("cpu.max");
-        let (quota, period) = now.trim_end().split_once(' ').unwrap_or_default();
-        let (no_quota, no_period) = (cpu.quota().unwrap_or(0) == 0, cpu.period().unwrap_or(0) == 0);
-        if no_period && !no_quota {
-            cpu.set_period(period.parse().ok());
-        }
-        if no_quota && !no_period {
-            cpu.set_quota(quota.parse().ok());
-        }
+        let (quota, period) = convert::cpu_max(cpu.quota(), cpu.period(), &text("cpu.max"));
+        cpu.set_quota(quota).set_period(period);
         resources.set_cpu(Some(cpu));
     }
     if let Some(mut memory) = *resources.memory() {

@@ -17,6 +17,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use agent_protocol::cgroup as convert;
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -262,7 +263,27 @@ impl HostCgroup {
 
     /// Applies limits; what `resources` does not speak of stays as it is.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        self.apply(resources, |_| true)
+        self.apply(&self.completed(resources), |_| true)
+    }
+
+    /// In v2 one file holds two limits of CPU time, and the limit of swap depends on that of memory: what is left out is what it was.
+    fn completed(&self, resources: &LinuxResources) -> LinuxResources {
+        let mut resources = resources.clone();
+        let Some(place) = self.places.first().filter(|_| self.unified) else { return resources };
+        let now = |file: &str| hierarchy::read(&place.path, file).unwrap_or_default();
+        if let Some(mut cpu) = resources.cpu().clone() {
+            let (quota, period) = convert::cpu_max(cpu.quota(), cpu.period(), &now("cpu.max"));
+            cpu.set_quota(quota).set_period(period);
+            resources.set_cpu(Some(cpu));
+        }
+        if let Some(mut memory) = *resources.memory() {
+            if memory.swap().is_some_and(|swap| swap > 0) && memory.limit().unwrap_or(0) == 0 {
+                let limit = now("memory.max").trim_end().parse().ok().map(|size| self.overhead.given(size) as i64);
+                memory.set_limit(limit);
+            }
+            resources.set_memory(Some(memory));
+        }
+        resources
     }
 
     /// Applies the limits of CPU time. They are the container's, which a guest that boots would wait for.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use agent_protocol::SHARE_DIR;
@@ -60,7 +60,7 @@ pub fn plan(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, ShareError> {
     let mut spec = spec.clone();
     let mut shares = vec![share_root(&mut spec, bundle)?];
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
-        if is_bind(mount) {
+        if is_bind(mount) && !is_the_guests(mount) {
             shares.push(share_mount(index, mount, bundle, shares.len() - 1)?);
         }
     }
@@ -122,6 +122,29 @@ fn options(mount: &Mount) -> impl DoubleEndedIterator<Item = &str> {
 
 fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind") || options(mount).any(|option| matches!(option, "bind" | "rbind"))
+}
+
+/// What stands for the kernel that the container meets, which is the guest's: /proc on /proc and /sys on /sys, as configurations
+/// without a pid or user namespace of their own have it, and devices that are the same everywhere. The source stays as it is.
+fn is_the_guests(mount: &Mount) -> bool {
+    let Some(source) = mount.source() else { return false };
+    let kernels = [Path::new("/proc"), Path::new("/sys")];
+    (kernels.contains(&source.as_path()) && source == mount.destination()) || is_common_device(source)
+}
+
+/// Whether it is one of the devices that every container has, under its usual name.
+fn is_common_device(path: &Path) -> bool {
+    let numbers = match path.to_str() {
+        Some("/dev/null") => (1, 3),
+        Some("/dev/zero") => (1, 5),
+        Some("/dev/full") => (1, 7),
+        Some("/dev/random") => (1, 8),
+        Some("/dev/urandom") => (1, 9),
+        Some("/dev/tty") => (5, 0),
+        _ => return false,
+    };
+    let device = rustix::fs::makedev(numbers.0, numbers.1);
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_char_device() && metadata.rdev() == device)
 }
 
 /// The last word wins, as in mount(8).
@@ -212,7 +235,26 @@ mod tests {
         assert!(refusal(json!("")).starts_with("mounts[0].source is missing"));
         let _socket = UnixListener::bind(real.join("socket")).unwrap();
         assert!(refusal(json!("socket")).contains("is a socket"));
-        assert!(refusal(json!("/dev/null")).contains("is a character device"));
+        let console = json!("/dev/console");
+        assert!(!Path::new("/dev/console").exists() || refusal(console).contains("is a character device"));
+    }
+
+    #[test]
+    fn the_guests_own_is_not_shared() {
+        let bundle = bundle();
+        let mount = |source: &str, destination: &str| json!({"type": "none", "source": source, "destination": destination, "options": ["rbind"]});
+        let list = json!([
+            mount("/proc", "/proc"),
+            mount("/sys", "/sys"),
+            mount("/dev/null", "/dev/thing"),
+            mount("/proc", "/host/proc")
+        ]);
+        let plan = planned(&bundle, list).unwrap();
+        let shared: Vec<_> = plan.shares.iter().skip(1).map(|share| share.source.as_path()).collect();
+        assert_eq!(shared, [Path::new("/proc")]);
+        let mounts = plan.spec.mounts().as_ref().unwrap();
+        assert_eq!(mounts[2].source().as_deref(), Some(Path::new("/dev/null")));
+        assert!(mounts[3].source().as_ref().unwrap().starts_with(SHARE_DIR));
     }
 
     #[test]

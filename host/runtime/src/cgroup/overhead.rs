@@ -39,6 +39,11 @@ impl Overhead {
         given.saturating_add(self.above_limit).max(self.least)
     }
 
+    /// The container's limit for which the host's is this.
+    pub fn given(&self, limit: u64) -> u64 {
+        limit.saturating_sub(self.above_limit)
+    }
+
     /// A size that only protects memory or asks the kernel to take it first elsewhere.
     pub fn soft(&self, given: u64) -> u64 {
         given.saturating_add(self.above_limit)

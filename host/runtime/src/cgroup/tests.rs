@@ -126,3 +126,20 @@ fn a_process_lives_and_dies_in_a_real_one() {
     assert!(cgroup.places.iter().all(|place| !place.path.exists()));
     drop(sleeper);
 }
+
+#[test]
+fn an_update_leaves_the_other_half() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("cpu.max"), "50000 200000\n").unwrap();
+    fs::write(directory.path().join("memory.max"), format!("{}\n", 3 << 20)).unwrap();
+    let places = vec![Place { path: directory.path().to_owned(), controllers: Vec::new(), made: false }];
+    let cgroup = HostCgroup { unified: true, overhead: OVERHEAD, places, scope: None };
+    let completed = |json: Value| cgroup.completed(&serde_json::from_value(json).unwrap());
+    let cpu = |json: Value| completed(json).cpu().as_ref().map(|cpu| (cpu.quota(), cpu.period()));
+    assert_eq!(cpu(json!({"cpu": {"period": 7}})), Some((Some(50_000), Some(7))));
+    assert_eq!(cpu(json!({"cpu": {"quota": -1}})), Some((Some(-1), Some(200_000))));
+    assert_eq!(cpu(json!({"cpu": {"shares": 5}})), Some((None, None)));
+    let limit = |json: Value| completed(json).memory().and_then(|memory| memory.limit());
+    assert_eq!(limit(json!({"memory": {"swap": 9 << 20}})), Some(2 << 20), "without the overhead");
+    assert_eq!(limit(json!({"memory": {"reservation": 1}})), None);
+}

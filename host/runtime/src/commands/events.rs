@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use agent_protocol::stats::Stats;
-use serde_json::json;
+use serde::Serialize;
 
 use super::list::print;
 use super::{CommandError, ended_or, find, reach};
@@ -29,7 +29,7 @@ pub fn events(root: &Path, id: &str, once: bool, interval: Duration) -> Result<(
     loop {
         match ooms.recv_timeout(interval) {
             Ok(()) => {
-                print(&format!("{}\n", json!({"type": "oom", "id": record.id})))?;
+                tell(&Event { kind: "oom", id: &record.id, data: None })?;
                 continue;
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -65,5 +65,32 @@ fn stats(guest: &Guest, record: &Record) -> Result<(), CommandError> {
     let text = guest.stats().map_err(|error| ended_or(record, error.into()))?;
     // Only what it should be is shown, whatever the guest sent.
     let stats: Stats = serde_json::from_slice(&text).map_err(|error| CommandError::Stats(error.to_string()))?;
-    print(&format!("{}\n", json!({"type": "stats", "id": record.id, "data": stats})))
+    tell(&Event { kind: "stats", id: &record.id, data: Some(&stats) })
+}
+
+/// One line. Its fields come in the order in which runc has them: scripts look at the text.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Stats>,
+}
+
+fn tell(event: &Event<'_>) -> Result<(), CommandError> {
+    print(&format!("{}\n", serde_json::to_string(event).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_fields() {
+        let event = Event { kind: "oom", id: "c", data: None };
+        assert_eq!(serde_json::to_string(&event).unwrap(), r#"{"type":"oom","id":"c"}"#);
+        let event = Event { data: Some(&Stats::default()), ..event };
+        assert!(serde_json::to_string(&event).unwrap().starts_with(r#"{"type":"oom","id":"c","data":{"#));
+    }
 }
