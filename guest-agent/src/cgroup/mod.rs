@@ -72,14 +72,17 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A cgroup below the container's.
-    #[error("cannot open the container's cgroup {path:?}: {}", Plain(source))]
-    Open {
-        /// Below the container's.
+    /// A cgroup that a process is to be in. The order of the words is runc's, where suites look for some of them.
+    #[error("cannot start the process: adding pid of it to cgroups: {}/cgroup.procs: {}", .path.display(), Plain(source))]
+    Join {
+        /// In the guest.
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A path that leads out of the container's cgroup.
+    #[error("--cgroup: {0} is not a sub cgroup path: it must lie below the container's")]
+    Outside(String),
     /// Not all processes could be frozen.
     #[error("cannot freeze the container: {}", Plain(.0))]
     Freeze(io::Error),
@@ -208,12 +211,17 @@ impl Cgroup {
     pub fn open(&self, below: &str) -> Result<OwnedFd, Error> {
         let path = path::below(&self.path, below)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| Error::Open { path: below.into(), source: e.into() })
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| Error::Join { path, source: e.into() })
+    }
+
+    /// What became of an attempt to start a process there.
+    pub fn cannot_join(&self, below: &str, source: io::Error) -> Error {
+        path::below(&self.path, below).map_or_else(|error| error, |path| Error::Join { path, source })
     }
 
     /// The cgroup where a process of the container is now, which the container may have moved down.
     pub fn open_of(&self, pid: Pid) -> Result<OwnedFd, Error> {
-        let failed = |source| Error::Open { path: PathBuf::new(), source };
+        let failed = |source| Error::Join { path: self.path.clone(), source };
         let text = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_pid())).map_err(failed)?;
         let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
         let below = Path::new(ROOT).join(path);

@@ -35,7 +35,7 @@ pub fn below(own: &Path, name: &str) -> Result<PathBuf, Error> {
         match part {
             Component::Normal(part) => path.push(part),
             Component::RootDir | Component::CurDir => {}
-            _ => return Err(Error::Open { path: name.into(), source: std::io::ErrorKind::InvalidInput.into() }),
+            _ => return Err(Error::Outside(name.to_owned())),
         }
     }
     Ok(path)
@@ -57,6 +57,16 @@ mod tests {
         assert_eq!(path("/").unwrap(), "id");
         assert_eq!(of(None, "id").unwrap(), Path::new("id"));
         assert!(path("/a/../../b").is_err());
+    }
+
+    #[test]
+    fn nothing_above_is_below() {
+        let own = Path::new("/sys/fs/cgroup/c");
+        assert_eq!(below(own, "/").unwrap(), own);
+        assert_eq!(below(own, "a/b").unwrap(), own.join("a/b"));
+        for outside in ["..", "a/../.."] {
+            assert!(below(own, outside).unwrap_err().to_string().contains(" is not a sub cgroup path"));
+        }
     }
 
     #[test]

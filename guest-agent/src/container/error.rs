@@ -113,9 +113,12 @@ impl Error {
             | Error::State(_)
             | Error::Stdio(_)
             | Error::Signal(_) => Code::INVALID_ARGUMENT,
-            Error::Cgroup(cgroup::Error::Path(_) | cgroup::Error::Resource { .. } | cgroup::Error::Open { .. }) => {
-                Code::INVALID_ARGUMENT
-            }
+            Error::Cgroup(
+                cgroup::Error::Path(_)
+                | cgroup::Error::Resource { .. }
+                | cgroup::Error::Join { .. }
+                | cgroup::Error::Outside(_),
+            ) => Code::INVALID_ARGUMENT,
             Error::Unknown(_) | Error::NoProcess(_) => Code::NOT_FOUND,
             Error::Exists(_) | Error::ProcessExists(_) => Code::ALREADY_EXISTS,
             Error::Ending => Code::UNAVAILABLE,

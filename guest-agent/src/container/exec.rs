@@ -121,6 +121,9 @@ fn give_birth(
         Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) && sub_cgroup.is_empty() => {
             clone_hidden(&job, &container.cgroup.open_of(container.first.pid())?)?
         }
+        Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
+            return Err(container.cgroup.cannot_join(sub_cgroup, source).into());
+        }
         other => other?,
     };
     match cloned {

@@ -38,6 +38,19 @@ pub struct Share {
     pub directory: bool,
     /// The guest may not write.
     pub readonly: bool,
+    /// Its owners are shown as others.
+    pub id_map: Option<IdMap>,
+}
+
+/// How the owners of an id-mapped mount are shown: lines of uid_map and gid_map (user_namespaces(7)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// Of users.
+    pub uid: String,
+    /// Of groups.
+    pub gid: String,
+    /// Of the mounts below it too.
+    pub recursive: bool,
 }
 
 /// What a monitor needs to know.

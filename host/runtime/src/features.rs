@@ -176,7 +176,7 @@ fn linux() -> Value {
         "apparmor": {"enabled": false},
         "selinux": {"enabled": false},
         "intelRdt": {"enabled": false},
-        "mountExtensions": {"idmap": {"enabled": false}},
+        "mountExtensions": {"idmap": {"enabled": true}},
         "netDevices": {"enabled": false},
     })
 }

@@ -6,9 +6,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use agent_protocol::SHARE_DIR;
-use oci_spec::runtime::{Linux, Mount, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
 
-use crate::control::Share;
+use crate::control::{IdMap, Share};
 use crate::error::Plain;
 
 /// Why something cannot be shared with the guest.
@@ -59,12 +59,15 @@ pub struct Plan {
 pub fn plan(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, ShareError> {
     let mut spec = spec.clone();
     let mut shares = vec![share_root(&mut spec, bundle)?];
+    let given = spec.linux().clone().unwrap_or_else(nothing_asked);
+    let ids = [given.uid_mappings(), given.gid_mappings()].map(|list| list.as_deref().unwrap_or_default());
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         if is_bind(mount) && !is_the_guests(mount) {
-            shares.push(share_mount(index, mount, bundle, shares.len() - 1)?);
+            let id_map = id_map(mount, ids);
+            shares.push(Share { id_map, ..share_mount(index, mount, bundle, shares.len() - 1)? });
         }
     }
-    let mut linux = spec.linux().clone().unwrap_or_else(nothing_asked);
+    let mut linux = given;
     if linux.cgroups_path().as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
         linux.set_cgroups_path(Some(PathBuf::from(format!("/{id}"))));
     }
@@ -87,7 +90,7 @@ fn share_root(spec: &mut Spec, bundle: &Path) -> Result<Share, ShareError> {
     }
     root.set_path(Path::new(SHARE_DIR).join("rootfs"));
     // Writable even if root.readonly is set: the agent makes missing mount points first, then it makes the root read-only.
-    Ok(Share { source, name: "rootfs".to_string(), directory: true, readonly: false })
+    Ok(Share { source, name: "rootfs".to_string(), directory: true, readonly: false, id_map: None })
 }
 
 fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) -> Result<Share, ShareError> {
@@ -107,7 +110,7 @@ fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) ->
     }
     let name = format!("mounts/{number}");
     mount.set_source(Some(Path::new(SHARE_DIR).join(&name)));
-    Ok(Share { source, name, directory: kind.is_dir(), readonly: is_readonly(mount) })
+    Ok(Share { source, name, directory: kind.is_dir(), readonly: is_readonly(mount), id_map: None })
 }
 
 fn resolve(field: &str, path: &Path) -> Result<(PathBuf, fs::Metadata), ShareError> {
@@ -122,6 +125,30 @@ fn options(mount: &Mount) -> impl DoubleEndedIterator<Item = &str> {
 
 fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind") || options(mount).any(|option| matches!(option, "bind" | "rbind"))
+}
+
+/// The ids of an id-mapped mount, its own or with `idmap` those of the container's user namespace. The host shows them so: the guest
+/// has nothing to map, and is not asked to. What is incomplete is left to the guest, which says what is missing.
+fn id_map(mount: &mut Mount, container: [&[LinuxIdMapping]; 2]) -> Option<IdMap> {
+    let asked = options(mount).rfind(|option| matches!(*option, "idmap" | "ridmap")).map(str::to_owned);
+    let own = [mount.uid_mappings(), mount.gid_mappings()].map(|list| list.as_deref().unwrap_or_default());
+    let [uid, gid] = match own {
+        [[], []] => asked.as_ref().map(|_| container)?,
+        own => own,
+    };
+    if uid.is_empty() || gid.is_empty() {
+        return None;
+    }
+    let map = IdMap { uid: map_text(uid), gid: map_text(gid), recursive: asked.as_deref() == Some("ridmap") };
+    mount.set_uid_mappings(None).set_gid_mappings(None);
+    if let Some(options) = mount.options_mut() {
+        options.retain(|option| !matches!(option.as_str(), "idmap" | "ridmap"));
+    }
+    Some(map)
+}
+
+fn map_text(list: &[LinuxIdMapping]) -> String {
+    list.iter().map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())).collect()
 }
 
 /// What stands for the kernel that the container meets, which is the guest's: /proc on /proc and /sys on /sys, as configurations
@@ -197,6 +224,7 @@ mod tests {
             name: name.to_string(),
             directory,
             readonly,
+            id_map: None,
         };
         assert_eq!(
             plan.shares,
@@ -219,6 +247,33 @@ mod tests {
     fn cgroup_path_defaults_to_the_id_and_nothing_else_is_added() {
         let plan = planned(&bundle(), json!([])).unwrap();
         assert_eq!(serde_json::to_value(plan.spec.linux()).unwrap(), json!({"cgroupsPath": "/c1"}));
+    }
+
+    #[test]
+    fn ids_are_mapped_by_the_host() {
+        let bundle = bundle();
+        fs::create_dir(bundle.path().join("data")).unwrap();
+        let map = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 10}]);
+        let mount =
+            |options: &[&str]| json!({"destination": "/d", "type": "bind", "source": "data", "options": options});
+        let mut own = mount(&["rbind", "ridmap"]);
+        own["uidMappings"] = map(1000);
+        own["gidMappings"] = map(2000);
+        let mut half = mount(&["bind"]);
+        half["uidMappings"] = map(1000);
+        let config = json!({"ociVersion": "1.0.2", "root": {"path": "rootfs"},
+            "mounts": [own, mount(&["bind", "idmap"]), mount(&["bind"]), half],
+            "linux": {"uidMappings": map(7), "gidMappings": map(8)}});
+        let plan =
+            plan(&serde_json::from_value(config).unwrap(), &bundle.path().canonicalize().unwrap(), "c1").unwrap();
+        let text = |uid: u32, gid: u32, recursive| {
+            Some(IdMap { uid: format!("0 {uid} 10\n"), gid: format!("0 {gid} 10\n"), recursive })
+        };
+        let maps: Vec<_> = plan.shares.iter().map(|share| share.id_map.clone()).collect();
+        assert_eq!(maps, [None, text(1000, 2000, true), text(7, 8, false), None, None]);
+        let mounts = plan.spec.mounts().as_ref().unwrap();
+        assert_eq!(mounts[0].options().as_deref().unwrap(), ["rbind"]);
+        assert!(mounts[0].uid_mappings().is_none() && mounts[3].uid_mappings().is_some(), "the guest refuses the half");
     }
 
     #[test]

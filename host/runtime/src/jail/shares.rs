@@ -1,5 +1,6 @@
 //! The jail's root: a small read-only tmpfs with the shares mounted below `/share`.
 
+use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
@@ -8,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::{JailError, ROOT, sys};
-use crate::control::Share;
+use crate::control::{IdMap, Share};
 
 /// A share's tree of mounts, not attached to anything yet.
 struct Tree<'s> {
@@ -71,10 +72,24 @@ fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
     flags.set(OpenTreeFlags::AT_RECURSIVE, share.directory);
     let mounts = rustix::mount::open_tree(&source, "", flags)
         .map_err(|errno| mount_error(share, "copying its mounts", errno))?;
+    if let Some(map) = &share.id_map {
+        let mapped = user_namespace(map).and_then(|namespace| sys::map_ids(&mounts, namespace.as_fd(), map.recursive));
+        mapped.map_err(|errno| mount_error(share, "mapping its ids", errno))?;
+    }
     let readonly = if share.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
     sys::set_mount_attributes(&mounts, sys::SHARE_ATTRIBUTES | readonly, share.directory)
         .map_err(|errno| mount_error(share, "setting mount attributes", errno))?;
     Ok(Tree { share, mounts })
+}
+
+/// A user namespace with these ids, in which nobody is.
+fn user_namespace(map: &IdMap) -> Result<OwnedFd, Errno> {
+    let namesake = sys::Namesake::new()?;
+    let made = fs::write(namesake.file("uid_map"), &map.uid)
+        .and_then(|()| fs::write(namesake.file("gid_map"), &map.gid))
+        .and_then(|()| File::open(namesake.file("ns/user")));
+    namesake.end();
+    made.map(OwnedFd::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// A tmpfs that has room for the mount points and nothing more.

@@ -1,8 +1,10 @@
 //! System calls that rustix has no safe function for.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// How a tree of mounts is shown to the jail.
 pub const SHARE_ATTRIBUTES: u64 =
@@ -50,9 +52,16 @@ pub fn unshare_namespaces() -> Result<(), Errno> {
 
 /// Sets `attributes` on the mount that `tree` stands for, and with `recursive` on all below it.
 pub fn set_mount_attributes(tree: impl AsFd, attributes: u64, recursive: bool) -> Result<(), Errno> {
-    // SAFETY: all-zero bytes are a valid mount_attr.
-    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
-    attr.attr_set = attributes;
+    set_attributes(tree, attributes, 0, recursive)
+}
+
+/// Has the mount that `tree` stands for, which must not be attached yet, show the ids of a user namespace.
+pub fn map_ids(tree: impl AsFd, namespace: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
+    set_attributes(tree, libc::MOUNT_ATTR_IDMAP, namespace.as_raw_fd() as u64, recursive)
+}
+
+fn set_attributes(tree: impl AsFd, attributes: u64, userns_fd: u64, recursive: bool) -> Result<(), Errno> {
+    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated string and `attr` is a mount_attr of the size given; both outlive the call.
     check(unsafe {
@@ -65,4 +74,36 @@ pub fn set_mount_attributes(tree: impl AsFd, attributes: u64, recursive: bool) -
             size_of::<libc::mount_attr>(),
         )
     })
+}
+
+/// A child in a user namespace of its own, which lives until [`end`](Self::end).
+pub struct Namesake(Pid);
+
+impl Namesake {
+    /// Starts it. The process has one thread.
+    pub fn new() -> Result<Self, Errno> {
+        let flags = libc::c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
+        // SAFETY: without CLONE_VM the child has a copy of all memory and, with no stack given, goes on where the parent does; it
+        // calls nothing but pause(2), which is async-signal-safe, until it is killed.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+        if pid == 0 {
+            loop {
+                // SAFETY: takes nothing and changes nothing.
+                unsafe { libc::pause() };
+            }
+        }
+        check(pid)?;
+        Pid::from_raw(pid as i32).map(Self).ok_or(Errno::SRCH)
+    }
+
+    /// Its files below /proc.
+    pub fn file(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.0.as_raw_nonzero()))
+    }
+
+    /// Ends it.
+    pub fn end(self) {
+        let _ = kill_process(self.0, Signal::KILL);
+        let _ = retry_on_intr(|| waitpid(Some(self.0), WaitOptions::empty()));
+    }
 }
