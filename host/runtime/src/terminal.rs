@@ -16,7 +16,7 @@ use crate::proxy::protocol::Size;
 pub enum TerminalError {
     /// None of the streams is one, and the process has no controlling terminal.
     #[error(
-        "process.terminal is true in config.json, but this command has no terminal ({}): run it in one, or set it to false",
+        "process.terminal (or --tty) asks for a terminal, but this command has none ({}): run it in one, or do not ask for it",
         Plain(.0)
     )]
     None(io::Error),
