@@ -1,5 +1,5 @@
-//! linux.sysctl: which can be set for a container alone. The checks and their words are runc's, but for `net.`: the guest's network is
-//! the container's own in any case.
+//! linux.sysctl: which can be set for a container alone. The checks and their words are runc's: where config.json
+//! means the host's network or IPC, what it sets there would be for more than the container with any other runtime.
 
 use oci_spec::runtime::Spec;
 
@@ -36,7 +36,10 @@ fn check_one(name: &str, namespaces: &Namespaces) -> Result<(), Error> {
         return no(format!("sysctl {dotted:?} is not allowed in the hosts ipc namespace"));
     }
     if dotted.starts_with("net.") {
-        return Ok(());
+        if namespaces.is_own(libc::CLONE_NEWNET) {
+            return Ok(());
+        }
+        return no(format!("sysctl {dotted:?} is not allowed in the host network namespace"));
     }
     match dotted.as_str() {
         "kernel.domainname" if namespaces.is_own(libc::CLONE_NEWUTS) => Ok(()),
@@ -74,13 +77,16 @@ mod tests {
 
     #[test]
     fn only_what_is_the_containers_own_is_allowed() {
-        let own = Namespaces { new: libc::CLONE_NEWIPC | libc::CLONE_NEWUTS, joined: Vec::new() };
+        let own = Namespaces { new: libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET, joined: Vec::new() };
         let none = Namespaces::default();
         let check = |name: &str, namespaces| check_one(name, namespaces).map_err(|e| e.to_string());
         for name in ["kernel.msgmax", "kernel/sem", "fs.mqueue.msg_max", "net.core.somaxconn", "kernel.domainname"] {
             check(name, &own).unwrap();
         }
         assert!(check("kernel.msgmax", &none).unwrap_err().contains("is not allowed in the hosts ipc namespace"));
+        assert!(
+            check("net.core.somaxconn", &none).unwrap_err().contains("is not allowed in the host network namespace")
+        );
         assert!(check("kernel.hostname", &own).unwrap_err().contains("conflicts with the OCI \"hostname\" field"));
         for (name, namespaces) in [("kernel.domainname", &none), ("vm.swappiness", &own), ("kernel.panic", &own)] {
             assert!(check(name, namespaces).unwrap_err().contains("is not in a separate kernel namespace"), "{name}");

@@ -49,8 +49,10 @@ fn command(hook: &Hook) -> Command {
     if let Some((name, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(rest);
     }
-    let pairs = hook.env().iter().flatten().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    command.env_clear().envs(pairs);
+    // As with runc: one that says nothing of its environment has the command's.
+    if let Some(environment) = hook.env() {
+        command.env_clear().envs(environment.iter().map(|pair| pair.split_once('=').unwrap_or((pair, ""))));
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own, so that a timeout ends its children too.
     command.process_group(0);

@@ -40,8 +40,13 @@ fn state_arguments_and_environment_arrive() {
 }
 
 #[test]
-fn without_env_the_environment_is_empty() {
-    run(json!({"path": "/bin/sh", "args": ["sh", "-c", "[ ! -s /proc/self/environ ]"]}), b"").unwrap();
+fn without_env_the_commands_environment_is_there() {
+    let path = std::env::var("PATH").unwrap();
+    let script = |test: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", test]});
+    run(script(&format!("[ \"$PATH\" = '{path}' ]")), b"").unwrap();
+    let mut empty = script("[ ! -s /proc/self/environ ]");
+    empty["env"] = json!([]);
+    run(empty, b"").unwrap();
     run(json!({"path": "/bin/true"}), b"{}").unwrap();
 }
 
