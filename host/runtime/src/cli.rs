@@ -1,6 +1,5 @@
 //! The command line: runc's, and `doctor`.
 
-mod log;
 mod more;
 
 use std::io::{self, Write};
@@ -15,8 +14,8 @@ use crate::commands::{
 };
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
+use crate::log::{Format, Log};
 use crate::{doctor, features, monitor, proxy, spec, sys};
-use log::{Format, Log};
 
 /// Three lines, the first two in the words that callers of runc look for.
 const VERSION: &str = concat!(
@@ -229,6 +228,7 @@ struct SpecArguments {
 /// What every command may need.
 struct Global {
     root: PathBuf,
+    log: Log,
     systemd_cgroup: bool,
     start_ns: u64,
 }
@@ -251,7 +251,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(u8::from(writeln!(io::stdout(), "{VERSION}").is_err()));
     }
     let log = Log::new(cli.log, cli.log_format);
-    let global = Global { root: cli.root, systemd_cgroup: cli.systemd_cgroup, start_ns };
+    let global = Global { root: cli.root, log: log.clone(), systemd_cgroup: cli.systemd_cgroup, start_ns };
     match cli.command {
         Some(Command::Monitor) => monitor::main(),
         Some(Command::Doctor) => check_machine(&global.root, &log),
@@ -305,6 +305,7 @@ fn options(arguments: CreateArguments, global: &Global) -> create::Options {
         id: arguments.id,
         bundle: arguments.bundle,
         root: global.root.clone(),
+        log: global.log.clone(),
         guest: Guests { kernel: arguments.kernel, initramfs: arguments.initramfs },
         handover: Handover {
             pid_file: arguments.pid_file,

@@ -3,6 +3,7 @@
 use std::env;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -13,9 +14,10 @@ use super::{End, Inherited, wards};
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
 use crate::images::Images;
-
+use crate::log::Log;
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
+use crate::state;
 use crate::sys::Streams;
 use crate::terminal::Terminal;
 use crate::trace::{Lane, Trace};
@@ -29,14 +31,24 @@ pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
     let Ok(sender) = channel.sender() else { return FAILED };
     // A command that is gone before it gave its order needs nothing.
     let Ok(Some(ToProxy::Container(order))) = channel.receive() else { return FAILED };
-    match follow(*order, signals, Parts { channel, state, lock, console }) {
+    let Ok(directory) = state.try_clone() else { return FAILED };
+    let (log, alone) = (order.log.clone(), Arc::new(AtomicBool::new(false)));
+    match follow(*order, signals, Parts { channel, state, lock, console, alone: alone.clone() }) {
         Ok(end) => end,
         Err(error) => {
             let failed = FromProxy::Failed { message: error.to_string(), status: error.exit_status() };
-            let _ = sender.send(&failed);
+            if alone.load(Ordering::Acquire) || sender.send(&failed).is_err() {
+                leave(&error.to_string(), &log, &directory);
+            }
             FAILED
         }
     }
+}
+
+/// Tells those who come later why the container ended. There is nobody to whom a failure could be told.
+fn leave(sentence: &str, log: &Log, state: &OwnedFd) {
+    let _ = log.write(sentence);
+    let _ = state::keep_reason(state.as_fd(), sentence);
 }
 
 struct Parts {
@@ -44,11 +56,13 @@ struct Parts {
     state: OwnedFd,
     lock: OwnedFd,
     console: Option<OwnedFd>,
+    /// Set once the command is gone, and the container goes on.
+    alone: Arc<AtomicBool>,
 }
 
 /// One thread until the network namespace is entered: others would stay behind.
 fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, SessionError> {
-    let Parts { channel, state, lock, console } = parts;
+    let Parts { channel, state, lock, console, alone } = parts;
     let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;
     let [started, reading, read] = order.started_ns;
     let trace = Arc::new(Trace::from_environment(started)?);
@@ -68,7 +82,7 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     session.boot(&order)?;
     wards::watch(&order.id, session.state()).map_err(SessionError::setup("what watches over exec'd processes"))?;
     send(&sender, &FromProxy::Placed { monitor: session.monitor_pid() })?;
-    let proceed = obey(session.clone(), channel, lock)?;
+    let proceed = obey(session.clone(), channel, lock, alone)?;
     let result = session.run(order, &proceed, || send(&sender, &FromProxy::Ready));
     trace.now(Lane::Command, "cleaned up");
     let written = trace.write();
@@ -94,7 +108,12 @@ pub(super) fn open_terminal(size: Option<Size>, console: &OwnedFd) -> Result<Ter
 }
 
 /// Follows the command on a thread; gives what the guest's hooks get when the host has done its part.
-fn obey(session: Arc<Session>, mut channel: Channel, lock: OwnedFd) -> Result<Receiver<String>, SessionError> {
+fn obey(
+    session: Arc<Session>,
+    mut channel: Channel,
+    lock: OwnedFd,
+    alone: Arc<AtomicBool>,
+) -> Result<Receiver<String>, SessionError> {
     let (proceed, proceeds) = mpsc::channel();
     let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;
     let mut lock = Some(lock);
@@ -111,7 +130,7 @@ fn obey(session: Arc<Session>, mut channel: Channel, lock: OwnedFd) -> Result<Re
                     let _ = sender.send(&event);
                 }
                 // The container is on its own.
-                Ok(Some(ToProxy::Detach)) => return,
+                Ok(Some(ToProxy::Detach)) => return alone.store(true, Ordering::Release),
                 // The command was killed.
                 _ => return session.give_up(),
             }

@@ -5,21 +5,23 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::timestamp;
 
 /// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Format {
     /// `time="…" level=error msg="…"`
+    #[default]
     Text,
     /// One object a line.
     Json,
 }
 
 /// Where errors go.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     file: Option<PathBuf>,
     format: Format,
@@ -31,16 +33,26 @@ impl Log {
         Self { file, format }
     }
 
+    /// The same for a process that works elsewhere.
+    pub fn absolute(&self) -> Self {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Self { file: self.file.as_ref().map(absolute), format: self.format }
+    }
+
+    /// Writes an error to the file, if there is one, and nowhere else.
+    pub fn write(&self, message: &str) -> io::Result<()> {
+        let Some(path) = &self.file else { return Ok(()) };
+        let line = self.line(message, &timestamp::now_seconds());
+        // Callers expect nothing but whole lines there.
+        OpenOptions::new().create(true).append(true).open(path)?.write_all(line.as_bytes())
+    }
+
     /// Reports an error. Neither stderr nor the file has to be there: that is no reason to fail otherwise.
     pub fn error(&self, message: &str) {
-        let line = self.line(message, &timestamp::now_seconds());
-        if let Some(path) = &self.file {
-            // Callers expect nothing but whole lines there.
-            let open = OpenOptions::new().create(true).append(true).open(path);
-            if let Err(error) = open.and_then(|mut file| file.write_all(line.as_bytes())) {
-                let _ = writeln!(io::stderr(), "sandbox: --log {}: {}", path.display(), crate::error::Plain(&error));
-            }
+        if let (Err(error), Some(path)) = (self.write(message), &self.file) {
+            let _ = writeln!(io::stderr(), "sandbox: --log {}: {}", path.display(), crate::error::Plain(&error));
         }
+        let line = self.line(message, &timestamp::now_seconds());
         let _ = match (&self.file, self.format) {
             (None, Format::Json) => io::stderr().write_all(line.as_bytes()),
             _ => writeln!(io::stderr(), "sandbox: {message}"),
