@@ -127,3 +127,55 @@ fn eat(cgroup: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     exhaust(Path::new(&format!("/proc/self/fd/{}", cgroup.as_raw_fd())))?;
     Ok((0..PIECES).map(|_| black_box(vec![1; PIECE])).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::os::unix::net::UnixStream;
+
+    use agent_protocol::agent::WaitOomResponse;
+    use protobuf::Message;
+
+    use super::*;
+    use crate::guest::tests::{read_request, reply};
+
+    /// What is shown, as whether the container had ended, of a guest that gives these answers: a count, and whether it has ended.
+    fn shown(answers: &'static [(u64, bool)], can_show: fn(bool) -> bool) -> Vec<bool> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let agent = thread::spawn(move || {
+            for (count, ended) in answers {
+                let (number, _) = read_request(&theirs).unwrap();
+                let answer = WaitOomResponse { count: *count, ended: *ended, ..Default::default() };
+                reply(&theirs, number, Ok(answer.write_to_bytes().unwrap()));
+            }
+        });
+        let guest = Guest::over(ours, "c1").unwrap();
+        let (container, ended) = mpsc::channel();
+        let shown = RefCell::new(Vec::new());
+        follow(&guest, &ended, |ended| {
+            shown.borrow_mut().push(ended);
+            Ok(can_show(ended))
+        });
+        drop::<Sender<()>>(container);
+        agent.join().unwrap();
+        shown.into_inner()
+    }
+
+    #[test]
+    fn each_kill_is_shown_once() {
+        assert_eq!(shown(&[(1, false), (1, true)], |_| true), [false]);
+        assert_eq!(shown(&[(1, false), (3, true)], |_| true), [false, true]);
+        assert!(shown(&[(0, true)], |_| true).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_shown_yet_is_shown_at_the_end() {
+        assert_eq!(shown(&[(1, false), (1, true)], |ended| ended), [false, true]);
+    }
+
+    #[test]
+    fn a_guest_that_tells_nothing_new_is_not_asked_again() {
+        assert_eq!(shown(&[(1, false), (1, false)], |_| true), [false]);
+        assert!(shown(&[(0, false)], |_| true).is_empty());
+    }
+}
