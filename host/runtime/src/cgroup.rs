@@ -23,7 +23,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Plain;
-pub use barren::Barren;
+pub use barren::{Barren, exhaust};
 use hierarchy::{Hierarchies, Hierarchy};
 use limits::{Host, Setting};
 pub use overhead::Overhead;
@@ -345,10 +345,14 @@ impl HostCgroup {
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
     }
 
-    /// A new cgroup beside this one, where there is no memory. Only in v2: in v1 what happens there would be seen by nobody here.
-    pub fn barren(&self) -> Option<io::Result<Barren>> {
-        let place = self.place("memory").filter(|_| self.unified)?;
-        Some(Barren::beside(&place.path))
+    /// A place for a process that is to be killed for want of memory, and counted here; none where that cannot be. In v1 it is
+    /// this cgroup itself: good only once the container has ended.
+    pub fn starve(&self, ended: bool) -> io::Result<Option<Barren>> {
+        match self.place("memory") {
+            Some(place) if self.unified => Barren::beside(&place.path).map(Some),
+            Some(place) if ended => Ok(Some(Barren::Within(place.path.clone()))),
+            _ => Ok(None),
+        }
     }
 
     /// Removes it, not its parents, once its processes have ended; it kills none, and waits a limited time. One that was there
@@ -356,7 +360,7 @@ impl HostCgroup {
     pub fn remove(&self) -> Result<(), CgroupError> {
         let mut result = Ok(());
         for place in &self.places {
-            removal::remove_if_empty(&barren::path(&place.path));
+            removal::remove_if_empty(&barren::name(&place.path));
             if place.made {
                 result = result.and(removal::remove(&place.path));
             } else {

@@ -1,6 +1,5 @@
 //! The command line: runc's, and `doctor`.
 
-mod log;
 mod more;
 
 use std::io::{self, Write};
@@ -16,9 +15,9 @@ use crate::commands::{
 };
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
+use crate::log::{Format, Log};
 use crate::settings::Settings;
 use crate::{doctor, features, monitor, preserved, proxy, spec, sys};
-use log::{Format, Log};
 
 /// Three lines, the first two in the words that callers of runc look for.
 const VERSION: &str = concat!(
@@ -222,6 +221,7 @@ struct SpecArguments {
 /// What every command may need.
 struct Global {
     root: PathBuf,
+    log: Log,
     systemd_cgroup: bool,
     start_ns: u64,
 }
@@ -250,7 +250,7 @@ pub fn main() -> ExitCode {
     let most = || Settings::load().unwrap_or_default().log_level.filter();
     let most = if cli.debug { LevelFilter::Debug } else { most() };
     let log = Log::new(cli.log, cli.log_format).install(most);
-    let global = Global { root: cli.root, systemd_cgroup: cli.systemd_cgroup, start_ns };
+    let global = Global { root: cli.root, log: log.clone(), systemd_cgroup: cli.systemd_cgroup, start_ns };
     match cli.command {
         Some(Command::Doctor) => check_machine(&global.root, log),
         Some(command) => {
@@ -303,6 +303,7 @@ fn options(arguments: CreateArguments, global: &Global) -> Result<create::Option
         id: arguments.id,
         bundle: arguments.bundle,
         root: global.root.clone(),
+        log: global.log.clone(),
         guest: Guests { kernel: arguments.kernel, initramfs: arguments.initramfs },
         handover: arguments.handover,
         preserved: preserved::take(arguments.preserve_fds)?,

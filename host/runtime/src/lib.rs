@@ -14,6 +14,7 @@ pub mod guest_files;
 pub mod hooks;
 pub mod images;
 mod jail;
+pub mod log;
 pub mod machine;
 mod monitor;
 pub mod monitor_process;

@@ -54,6 +54,7 @@ const SOCKET: &str = "vsock.sock";
 const EXEC_SOCKET: &str = "exec.sock";
 const RECORD: &str = "state.json";
 const NEW_RECORD: &str = "state.json.new";
+const REASON: &str = "reason";
 
 /// Where, under the lock on ROOT, a directory is made before it gets its name and emptied after it lost it: so one that has a
 /// name is complete, whenever its command was killed. No ID has this character.
@@ -227,6 +228,12 @@ pub fn record_in(directory: BorrowedFd<'_>) -> Option<Record> {
     read_record(&socket_in(directory).with_file_name(RECORD)).ok().flatten()
 }
 
+/// Keeps why the container ended, where its own process does not tell.
+pub fn keep_reason(directory: BorrowedFd<'_>, sentence: &str) -> io::Result<()> {
+    let path = socket_in(directory).with_file_name(REASON);
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(sentence.as_bytes())
+}
+
 /// Binds the socket on which a monitor takes connections to its guest.
 pub fn listen(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     UnixListener::bind(socket_in(directory)).map(OwnedFd::from)
@@ -239,7 +246,11 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StateError {
 
 fn read_record(path: &Path) -> io::Result<Option<Record>> {
     match fs::read(path) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Ok(text) => {
+            let mut record: Record = serde_json::from_slice(&text)?;
+            record.reason = fs::read_to_string(path.with_file_name(REASON)).ok();
+            Ok(Some(record))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -282,7 +293,7 @@ fn discard(root: &Path, path: &Path) -> io::Result<()> {
 /// Removes a directory that holds nothing but what this program puts there.
 fn empty(path: &Path) -> io::Result<()> {
     execs::files(path).for_each(|file| drop(fs::remove_file(file)));
-    for name in [SOCKET, EXEC_SOCKET, RECORD, NEW_RECORD, LOCK] {
+    for name in [SOCKET, EXEC_SOCKET, RECORD, NEW_RECORD, REASON, LOCK] {
         let _ = fs::remove_file(path.join(name));
     }
     fs::remove_dir(path)

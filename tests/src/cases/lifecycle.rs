@@ -40,6 +40,7 @@ pub(super) struct Created<'a> {
     pub(super) bundle: Bundle,
     pub(super) pid: Pid,
     output: PathBuf,
+    log: PathBuf,
 }
 
 impl<'a> Created<'a> {
@@ -49,14 +50,17 @@ impl<'a> Created<'a> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("subreaper");
         let output = env.file(&format!("output-{}", bundle.id), "");
         let pid_file = env.directory("files").join(format!("pid-{}", bundle.id));
-        let mut command = create(env, &bundle);
+        let log = env.directory("files").join(format!("log-{}", bundle.id));
+        let mut command = Command::new(&env.runtime);
+        bundle.save();
+        command.arg("--log").arg(&log).args(["create", "--bundle"]).arg(&bundle.path);
         command.arg("--pid-file").arg(&pid_file).arg(&bundle.id).stdin(Stdio::null());
         let file = fs::File::create(&output).expect("create");
         let status = command.stdout(file.try_clone().expect("duplicate")).stderr(file).status().expect("create");
         assert!(status.success(), "{}", fs::read_to_string(&output).unwrap_or_default());
         let text = fs::read_to_string(&pid_file).expect("the pid-file is there when create returns");
         let pid = Pid::from_raw(text.parse().expect("a number without a newline")).expect("a pid");
-        Created { env, bundle, pid, output }
+        Created { env, bundle, pid, output, log }
     }
 
     pub(super) fn call(&self, arguments: &[&str]) -> Outcome {
@@ -369,6 +373,7 @@ fn killed_proxy_and_monitor(env: &Env) {
         let container = Created::new(env, env.bundle(Root::Busybox).script("exec sleep 1000"));
         let id = container.bundle.id.as_str();
         container.call(&["start", id]).ok();
+        assert_eq!(state(env, id)["annotations"], Value::Null);
         let pid = match victim {
             "proxy" => container.pid,
             _ => Pid::from_raw(monitor_of(container.pid)).expect("a pid"),
@@ -377,6 +382,13 @@ fn killed_proxy_and_monitor(env: &Env) {
         let status = container.wait();
         assert!(status.terminating_signal() == Some(9) || status.exit_status() == Some(255), "{status:?}");
         assert_eq!(container.status(), "stopped");
+        if victim == "monitor" {
+            let shown = state(env, id);
+            let reason = shown["annotations"]["io.sandbox.reason"].as_str().expect("a reason");
+            assert!(reason.contains("was killed (signal 9)"), "{reason}");
+            let logged = fs::read_to_string(&container.log).expect("the log of create");
+            assert!(logged.contains("was killed (signal 9)"), "{logged:?}");
+        }
         container.call(&["delete", "--force", id]).ok();
     }
 }

@@ -14,6 +14,7 @@ use super::{CommandError, Guests, delete};
 use crate::cgroup::{HostCgroup, Overhead};
 use crate::hooks::{self, Phase};
 use crate::images::Images;
+use crate::log::Log;
 use crate::preserved::Preserved;
 use crate::process_id::ProcessId;
 use crate::proxy::Role;
@@ -32,6 +33,8 @@ pub struct Options {
     pub bundle: PathBuf,
     /// Where state is kept.
     pub root: PathBuf,
+    /// Where errors go.
+    pub log: Log,
     /// The guest's kernel and initramfs, where they are not the usual ones.
     pub guest: Guests,
     /// Who gets to know of the process.

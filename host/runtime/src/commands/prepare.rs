@@ -54,6 +54,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         kernel: chosen(&options.guest.kernel, &bundle.vm.kernel, usual.kernel),
         initramfs: chosen(&options.guest.initramfs, &bundle.vm.initramfs, usual.initramfs),
         root: std::path::absolute(&options.root).unwrap_or_else(|_| options.root.clone()),
+        log: options.log.absolute(),
         shares,
         spec: serde_json::to_string(&spec).unwrap_or_default(),
         terminal: bundle.wants_terminal(),

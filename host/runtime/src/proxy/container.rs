@@ -3,6 +3,7 @@
 use std::env;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -13,9 +14,11 @@ use super::{End, Inherited, wards};
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
 use crate::images::Images;
+use crate::log::Log;
 use crate::preserved;
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
+use crate::state;
 use crate::stdio;
 use crate::sys::Streams;
 use crate::terminal::Terminal;
@@ -30,14 +33,24 @@ pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
     let Ok(sender) = channel.sender() else { return FAILED };
     // A command that is gone before it gave its order needs nothing.
     let Ok(Some(ToProxy::Container(order))) = channel.receive() else { return FAILED };
-    match follow(*order, signals, Parts { channel, state, lock, console, preserved }) {
+    let Ok(directory) = state.try_clone() else { return FAILED };
+    let (log, alone) = (order.log.clone(), Arc::new(AtomicBool::new(false)));
+    match follow(*order, signals, Parts { channel, state, lock, console, preserved, alone: alone.clone() }) {
         Ok(end) => end,
         Err(error) => {
             let failed = FromProxy::Failed { message: error.to_string(), status: error.exit_status() };
-            let _ = sender.send(&failed);
+            if alone.load(Ordering::Acquire) || sender.send(&failed).is_err() {
+                leave(&error.to_string(), &log, &directory);
+            }
             FAILED
         }
     }
+}
+
+/// Tells those who come later why the container ended. There is nobody to whom a failure could be told.
+fn leave(sentence: &str, log: &Log, state: &OwnedFd) {
+    let _ = log.keep(sentence);
+    let _ = state::keep_reason(state.as_fd(), sentence);
 }
 
 struct Parts {
@@ -46,11 +59,13 @@ struct Parts {
     lock: OwnedFd,
     console: Option<OwnedFd>,
     preserved: Vec<OwnedFd>,
+    /// Set once the command is gone, and the container goes on.
+    alone: Arc<AtomicBool>,
 }
 
 /// One thread until the network namespace is entered: others would stay behind.
 fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, SessionError> {
-    let Parts { channel, state, lock, console, preserved } = parts;
+    let Parts { channel, state, lock, console, preserved, alone } = parts;
     let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;
     let [started, reading, read] = order.started_ns;
     let trace = Arc::new(Trace::from_environment(started)?);
@@ -70,7 +85,7 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     session.boot(&order)?;
     wards::watch(&order.id, session.state()).map_err(SessionError::setup("what watches over exec'd processes"))?;
     send(&sender, &FromProxy::Placed { monitor: session.monitor_pid() })?;
-    let proceed = obey(session.clone(), channel, lock)?;
+    let proceed = obey(session.clone(), channel, lock, alone)?;
     let preserved = preserved::placed(&order.preserved, preserved);
     let result = session.run(order, preserved, &proceed, || {
         stdio::let_go().map_err(SessionError::setup("stdin, stdout and stderr"))?;
@@ -100,7 +115,12 @@ pub(super) fn open_terminal(size: Option<Size>, console: &OwnedFd) -> Result<Ter
 }
 
 /// Follows the command on a thread; gives what the guest's hooks get when the host has done its part.
-fn obey(session: Arc<Session>, mut channel: Channel, lock: OwnedFd) -> Result<Receiver<String>, SessionError> {
+fn obey(
+    session: Arc<Session>,
+    mut channel: Channel,
+    lock: OwnedFd,
+    alone: Arc<AtomicBool>,
+) -> Result<Receiver<String>, SessionError> {
     let (proceed, proceeds) = mpsc::channel();
     let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;
     let mut lock = Some(lock);
@@ -117,7 +137,7 @@ fn obey(session: Arc<Session>, mut channel: Channel, lock: OwnedFd) -> Result<Re
                     let _ = sender.send(&event);
                 }
                 // The container is on its own.
-                Ok(Some(ToProxy::Detach)) => return,
+                Ok(Some(ToProxy::Detach)) => return alone.store(true, Ordering::Release),
                 // The command was killed.
                 _ => return session.give_up(),
             }

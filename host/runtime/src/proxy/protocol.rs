@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Share;
+use crate::log::Log;
 use crate::preserved::Place;
 use crate::settings::CachePolicy;
 
@@ -75,6 +76,8 @@ pub struct ContainerOrder {
     pub initramfs: PathBuf,
     /// Where state is kept.
     pub root: PathBuf,
+    /// Where the errors go of a container that nobody waits for.
+    pub log: Log,
     /// What the guest sees of the host's file system.
     pub shares: Vec<Share>,
     /// config.json as the guest gets it.

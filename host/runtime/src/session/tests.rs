@@ -157,6 +157,7 @@ impl Lab {
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             root: PathBuf::new(),
+            log: Default::default(),
             shares: plan.shares,
             spec: serde_json::to_string(&plan.spec).unwrap(),
             terminal: false,

@@ -12,6 +12,9 @@ use crate::process_id::ProcessId;
 use crate::state::ContainerId;
 use crate::timestamp;
 
+/// Shown with a container whose guest failed.
+const REASON_ANNOTATION: &str = "io.sandbox.reason";
+
 /// Where in its life a container is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,6 +79,9 @@ pub struct Record {
     pub poststop: Vec<Hook>,
     /// The container's process has a terminal.
     pub terminal: bool,
+    /// Why it ended, where its own process does not tell: in a file of its own.
+    #[serde(skip)]
+    pub reason: Option<String>,
     /// It belongs to a `run` that waits for its end and removes it.
     pub attached: bool,
 }
@@ -117,6 +123,7 @@ impl Record {
             poststop: hooks(Phase::Poststop),
             terminal,
             attached: false,
+            reason: None,
         }
     }
 
@@ -138,6 +145,7 @@ impl Record {
     /// For `state`, `list` and hooks.
     pub fn shown(&self) -> Shown {
         let status = self.status();
+        let reason = self.reason.iter().map(|sentence| (REASON_ANNOTATION.to_string(), sentence.clone()));
         Shown {
             oci_version: self.oci_version.clone(),
             id: self.id.clone(),
@@ -146,7 +154,7 @@ impl Record {
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.clone(),
             created: self.created.clone(),
-            annotations: self.annotations.clone(),
+            annotations: self.annotations.clone().into_iter().chain(reason).collect(),
             owner: String::new(),
         }
     }

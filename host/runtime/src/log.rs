@@ -7,21 +7,23 @@ use std::path::PathBuf;
 
 use ::log::{Level, LevelFilter, Metadata, Record};
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::timestamp;
 
 /// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Format {
     /// `time="…" level=error msg="…"`
+    #[default]
     Text,
     /// One object a line.
     Json,
 }
 
 /// Where it goes.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     file: Option<PathBuf>,
     format: Format,
@@ -42,20 +44,33 @@ impl Log {
         log
     }
 
+    /// The same for a process that works elsewhere.
+    pub fn absolute(&self) -> Self {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Self { file: self.file.as_ref().map(absolute), format: self.format }
+    }
+
     /// Reports an error.
     pub fn error(&self, message: &str) {
         self.write(Level::Error, message);
     }
 
+    /// Writes an error to the file, if there is one, and nowhere else.
+    pub fn keep(&self, message: &str) -> io::Result<()> {
+        self.append(&self.line(Level::Error, message, &timestamp::now_seconds()))
+    }
+
+    fn append(&self, line: &str) -> io::Result<()> {
+        let Some(path) = &self.file else { return Ok(()) };
+        // Callers expect nothing but whole lines there.
+        OpenOptions::new().create(true).append(true).open(path)?.write_all(line.as_bytes())
+    }
+
     /// Neither stderr nor the file has to be there: that is no reason to fail otherwise.
     fn write(&self, level: Level, message: &str) {
         let line = self.line(level, message, &timestamp::now_seconds());
-        if let Some(path) = &self.file {
-            // Callers expect nothing but whole lines there.
-            let open = OpenOptions::new().create(true).append(true).open(path);
-            if let Err(error) = open.and_then(|mut file| file.write_all(line.as_bytes())) {
-                let _ = writeln!(io::stderr(), "sandbox: --log {}: {}", path.display(), crate::error::Plain(&error));
-            }
+        if let (Err(error), Some(path)) = (self.append(&line), &self.file) {
+            let _ = writeln!(io::stderr(), "sandbox: --log {}: {}", path.display(), crate::error::Plain(&error));
         }
         let _ = match (level, &self.file, self.format) {
             (Level::Error, Some(_), _) | (Level::Error, None, Format::Text) => {
