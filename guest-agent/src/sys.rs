@@ -53,14 +53,17 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> 
     })
 }
 
-/// fork(2), for where a seccomp profile may stand between us and clone3(2).
-pub fn fork() -> io::Result<Cloned> {
-    // SAFETY: as with `clone3`: there is one thread, so the child may run any code.
-    let pid = check(unsafe { libc::fork() } as c_long)?;
-    Ok(match Pid::from_raw(pid as i32) {
-        Some(pid) => Cloned::Parent(pid),
-        None => Cloned::Child,
-    })
+/// A child as of fork(2), and for the parent a pidfd of it. For where the container's seccomp profile may stand between us and the kernel:
+/// profiles know clone(2), and older ones neither clone3(2) nor pidfd_open(2).
+pub fn fork() -> io::Result<Option<(Pid, OwnedFd)>> {
+    let (flags, none) = (c_long::from(libc::CLONE_PIDFD | libc::SIGCHLD), 0 as c_long);
+    let mut pidfd: c_int = -1;
+    // SAFETY: as with `clone3`: there is one thread, so the child may run any code. The kernel writes one descriptor to `pidfd`, which lives
+    // across the call; no other argument is used with these flags.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none) })?;
+    let Some(pid) = Pid::from_raw(pid as i32) else { return Ok(None) };
+    // SAFETY: the kernel has just opened it for us (close-on-exec), and nobody else owns it.
+    Ok(Some((pid, unsafe { OwnedFd::from_raw_fd(pidfd) })))
 }
 
 /// Ends the process at once, without destructors or exit handlers: for children of [`clone3`].
@@ -98,10 +101,16 @@ pub fn close_all_but(keep: &[RawFd]) {
     let _ = close_range_but(keep, 0);
 }
 
-/// Marks all descriptors from 3 up but these as close-on-exec.
-pub fn close_on_exec(keep: &[RawFd]) -> io::Result<()> {
+/// Marks all descriptors from 3 up as close-on-exec.
+pub fn close_on_exec() -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: c_int = 4;
-    close_range_but(keep, CLOSE_RANGE_CLOEXEC)
+    close_range_but(&[], CLOSE_RANGE_CLOEXEC)
+}
+
+/// Undoes that for one.
+pub fn keep_on_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: takes no pointers, and closes nothing.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, 0) } as c_long).map(drop)
 }
 
 fn close_range_but(keep: &[RawFd], flags: c_int) -> io::Result<()> {

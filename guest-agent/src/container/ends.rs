@@ -73,11 +73,6 @@ impl Inherited {
     pub fn first_free(&self) -> RawFd {
         preserved::first_free(&self.preserved)
     }
-
-    /// Beside 0, 1 and 2.
-    pub fn numbers(&self) -> Vec<RawFd> {
-        self.preserved.iter().map(|(number, _)| *number).collect()
-    }
 }
 
 impl Ends {

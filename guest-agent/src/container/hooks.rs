@@ -11,7 +11,7 @@ use agent_protocol::Plain;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, waitpid};
+use rustix::process::{Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use serde_json::{Map, Value};
 
 use crate::spec::hooks::HookPlan;
@@ -77,12 +77,12 @@ fn run(hook: &HookPlan, state: &[u8], root: Option<&Path>) -> Result<(), Problem
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
     fcntl_setfl(&read, OFlags::NONBLOCK).map_err(io::Error::from)?;
     match sys::fork()? {
-        sys::Cloned::Child => execute(hook, &input, &write, root),
-        sys::Cloned::Parent(pid) => {
+        None => execute(hook, &input, &write, root),
+        Some((pid, pidfd)) => {
             drop(write);
             let mut output = File::from(read);
             let mut tail = Vec::new();
-            let ended = wait(pid, &mut output, &mut tail, hook.timeout);
+            let ended = wait(&pidfd, &mut output, &mut tail, hook.timeout);
             if !matches!(ended, Ok(true)) {
                 // And what it has started, as far as that stayed in its session's first group.
                 let _ = kill_process_group(pid, Signal::KILL);
@@ -111,9 +111,10 @@ fn execute(hook: &HookPlan, input: &File, output: &OwnedFd, root: Option<&Path>)
         for (fd, target) in [(input.as_fd(), 0), (output.as_fd(), 1), (output.as_fd(), 2)] {
             sys::dup_onto(fd, target)?;
         }
-        sys::close_on_exec(&[])?;
         rustix::process::setsid()?;
         if let Some(root) = root {
+            // After `Program::become_process` it has been done, and the container's profile may forbid it.
+            sys::close_on_exec()?;
             rustix::process::chroot(root)?;
             rustix::process::chdir("/")?;
         }
@@ -129,8 +130,7 @@ fn execute(hook: &HookPlan, input: &File, output: &OwnedFd, root: Option<&Path>)
 }
 
 /// Whether it ended in time. What it writes meanwhile is read, so that it never waits for that, and its end kept.
-fn wait(pid: Pid, output: &mut File, tail: &mut Vec<u8>, timeout: Option<Duration>) -> io::Result<bool> {
-    let process = pidfd_open(pid, PidfdFlags::empty())?;
+fn wait(process: &OwnedFd, output: &mut File, tail: &mut Vec<u8>, timeout: Option<Duration>) -> io::Result<bool> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut open = true;
     loop {
@@ -139,7 +139,7 @@ fn wait(pid: Pid, output: &mut File, tail: &mut Vec<u8>, timeout: Option<Duratio
             return Ok(false);
         }
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        let mut both = [PollFd::new(&process, PollFlags::IN), PollFd::new(output, PollFlags::IN)];
+        let mut both = [PollFd::new(process, PollFlags::IN), PollFd::new(output, PollFlags::IN)];
         let watched = if open { &mut both[..] } else { &mut both[..1] };
         match poll(watched, left.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

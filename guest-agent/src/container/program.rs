@@ -129,6 +129,11 @@ impl Program<'_> {
         // Looked up as root: the user may not be allowed to read the file, or to enter the directory.
         let env = with_home(plan);
         let entered = rustix::process::chdir(process.cwd());
+        if entered.is_ok() {
+            inside_root()?;
+        }
+        // Before the profile, which need not know close_range(2).
+        step("keep descriptors from the program", sys::close_on_exec())?;
         if plan.no_new_privileges() {
             step("apply process.noNewPrivileges", rustix::thread::set_no_new_privs(true))?;
         } else {
@@ -144,8 +149,8 @@ impl Program<'_> {
         if entered.is_err() {
             let failed = |errno| Error::WorkingDirectory { path: process.cwd().clone(), errno };
             rustix::process::chdir(process.cwd()).map_err(failed)?;
+            inside_root()?;
         }
-        inside_root()?;
         let program = match plan.args.first() {
             Some(name) => lookup::find(name, lookup::path_of(&plan.env))?,
             None => return Err(lookup::Error::NotInPath(String::new()).into()),
@@ -167,7 +172,9 @@ impl Program<'_> {
     /// execve(2).
     pub fn execute(&self, program: &CString, env: &[CString]) -> Result<std::convert::Infallible, Error> {
         step("report to the agent", self.channel.send(&FromChild::Executing, None))?;
-        step("keep descriptors from the program", sys::close_on_exec(&self.inherited.numbers()))?;
+        for (number, _) in &self.inherited.preserved {
+            step("hand descriptors to the program", sys::keep_on_exec(*number))?;
+        }
         // As late as can be, so that the profile need not allow what came before.
         if self.process.no_new_privileges() {
             self.load_seccomp()?;
