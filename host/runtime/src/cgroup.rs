@@ -292,6 +292,14 @@ impl HostCgroup {
         resources.map_or(Ok(()), |resources| self.apply(resources, Setting::is_cpu_time))
     }
 
+    /// Lets the guest of a container that has ended take the time that it needs for its own end.
+    pub fn lift_cpu_time(&self) {
+        let (file, none) = if self.unified { ("cpu.max", "max") } else { ("cpu.cfs_quota_us", "-1") };
+        if let Some(place) = self.place("cpu").filter(|place| place.made) {
+            let _ = write(&place.path.join(file), none);
+        }
+    }
+
     fn apply(&self, resources: &LinuxResources, which: impl Fn(&Setting) -> bool) -> Result<(), CgroupError> {
         let has_file =
             |controller, file: &str| self.place(controller).is_some_and(|place| place.path.join(file).exists());

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use agent_protocol::agent::Stdio;
 
+use crate::cgroup::HostCgroup;
 use crate::control::{MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
@@ -235,6 +236,7 @@ impl Session {
         self.trace.span(Lane::Command, "WaitProcess", begin, now_ns());
         self.trace.at(Lane::Guest, "container exited", clock.host(ended.exited_ns));
         self.signalled.set(Phase::Ended(outputs.clone()));
+        state::record_in(self.state.as_fd()).and_then(|record| record.cgroup).inspect(HostCgroup::lift_cpu_time);
         outputs.wait();
         if ended.oom_killed {
             oom.settle();

@@ -70,6 +70,8 @@ fn cpu_time_is_limited_later() {
     fs::write(leaf.join("cpu.weight"), "").unwrap();
     cgroup.limit_cpu_time(&spec).unwrap();
     assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str()), ("", "5000 100000"));
+    cgroup.lift_cpu_time();
+    assert_eq!(read("cpu.max"), "5000 100000", "it was there before");
 }
 
 #[test]
