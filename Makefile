@@ -6,7 +6,7 @@ BIN    := target/$(ARCH)/release
 AGENT  := target/$(ARCH)/agent/sandbox-agent
 GUEST  := build/guest/vmlinux build/guest/initramfs.cpio
 
-.PHONY: help deps build binaries kernel lab-kernel bundles demo test lint bench lab install clean
+.PHONY: help deps build binaries kernel lab-kernel bundles demo test lint bench fuzz lab install clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo 'make test      unit, lab and integration tests, one line per suite'
 	@echo 'make lint      formatting, clippy, shell scripts, where unsafe code may be'
 	@echo 'make bench     measure, and write the table in docs/performance.md'
+	@echo 'make fuzz      fuzz targets, each for a minute; SECONDS_EACH=600 for longer'
 	@echo 'make lab       a shell on the simulated machine; CMD="..." runs one command there'
 	@echo 'make install   to PREFIX=$(PREFIX)'
 	@echo 'make deps      install the Debian packages that are missing'
@@ -55,6 +56,9 @@ bench: build bundles
 	@cargo build --release -p tests
 	@tests/on-kvm tests/bench
 	@tests/bench --write
+
+fuzz: deps
+	@tests/fuzz $(SECONDS_EACH)
 
 lab: deps
 	@tests/lab/lab build

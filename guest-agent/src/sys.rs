@@ -288,6 +288,21 @@ pub fn bpf_attach_device(
     check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<Attach>()) }).map(drop)
 }
 
+/// keyctl(2) KEYCTL_JOIN_SESSION_KEYRING: the keyring of that name, or a new one. Gives its number.
+pub fn join_session_keyring(name: &CStr) -> io::Result<i32> {
+    const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
+    // SAFETY: the name is a C string that outlives the call.
+    let serial = check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })?;
+    Ok(serial as i32)
+}
+
+/// keyctl(2) KEYCTL_SETPERM.
+pub fn set_key_permissions(serial: i32, permissions: u32) -> io::Result<()> {
+    const KEYCTL_SETPERM: c_int = 5;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, permissions) }).map(drop)
+}
+
 /// personality(2).
 pub fn personality(persona: u64) -> io::Result<()> {
     // SAFETY: takes no pointers.

@@ -1,7 +1,7 @@
 //! The container's cgroup (v2): its place, its limits, its end.
 
 mod device_program;
-mod path;
+pub mod path;
 mod resources;
 mod stats;
 mod update;
@@ -133,7 +133,7 @@ impl Cgroup {
 
     fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
         let mut refused = Vec::new();
-        for (file, value) in resources::settings(resources, &update::guest())? {
+        for (file, value) in resources::settings(resources, &update::guest(&self.path))? {
             // The guest's kernel has weights only with some schedulers of block devices, of which it may have none.
             if file == "io.weight" && !self.path.join(&file).exists() {
                 continue;
@@ -313,14 +313,11 @@ impl OomKills {
     }
 }
 
-/// What an update does with its JSON before it changes anything.
-#[cfg(test)]
-pub fn check_resources(json: &[u8]) {
-    if let Ok(resources) = serde_json::from_slice::<LinuxResources>(json) {
-        let _ = resources::settings(&resources, &update::guest());
-        let rules = resources.devices().as_deref().unwrap_or_default();
-        assert!(!device_program::generate(rules).is_empty());
-    }
+/// What is done with limits before anything is changed.
+pub fn check(resources: &LinuxResources) -> Result<(), Error> {
+    resources::settings(resources, &update::guest(Path::new(ROOT)))?;
+    device_program::generate(resources.devices().as_deref().unwrap_or_default());
+    Ok(())
 }
 
 fn remove_tree(path: &Path, depth: usize) {

@@ -21,6 +21,8 @@ pub struct Guest {
     pub cpus: usize,
     /// Whether there is a block device with these numbers. Limits of others are the host's to apply.
     pub has_device: fn(&str) -> bool,
+    /// Whether block devices are weighed by BFQ, which takes the specification's weights.
+    pub bfq: bool,
 }
 
 /// Everything but the device rules.
@@ -108,13 +110,15 @@ fn memory_nodes(field: &str, text: &str) -> Result<&'static str, Error> {
 }
 
 fn block_io(io: &LinuxBlockIo, guest: &Guest, out: &mut Settings) {
+    let (file, weigh): (_, fn(u16) -> u64) =
+        if guest.bfq { ("io.bfq.weight", u64::from) } else { ("io.weight", convert::io_weight) };
     if let Some(weight) = io.weight().filter(|w| *w != 0) {
-        set(out, "io.weight", format!("default {}", convert::io_weight(weight)));
+        set(out, file, format!("default {}", weigh(weight)));
     }
     for device in io.weight_device().iter().flatten() {
         let name = format!("{}:{}", device.major(), device.minor());
         if let Some(weight) = device.weight().filter(|w| *w != 0 && (guest.has_device)(&name)) {
-            set(out, "io.weight", format!("{name} {}", convert::io_weight(weight)));
+            set(out, file, format!("{name} {}", weigh(weight)));
         }
     }
     let mut throttle = |key: &str, devices: &Option<Vec<LinuxThrottleDevice>>| {

@@ -1,6 +1,6 @@
 use super::*;
 
-const GUEST: Guest = Guest { cpus: 2, has_device: |name| name.starts_with("8:") };
+const GUEST: Guest = Guest { cpus: 2, has_device: |name| name.starts_with("8:"), bfq: false };
 
 fn settings_of(json: &str) -> Result<Vec<String>, String> {
     let resources: LinuxResources = serde_json::from_str(json).unwrap();
@@ -76,4 +76,13 @@ fn files_that_are_no_limits_are_refused() {
 fn rdma_limits() {
     let set = settings_of(r#"{"rdma":{"mlx5_0":{"hcaHandles":3,"hcaObjects":7}}}"#).unwrap();
     assert_eq!(set, ["rdma.max=mlx5_0 hca_handle=3 hca_object=7"]);
+}
+
+#[test]
+fn bfq_takes_the_weights_as_they_are() {
+    let json = r#"{"blockIO":{"weight":500,"weightDevice":[{"major":8,"minor":0,"weight":10},{"major":9,"minor":0,"weight":5}]}}"#;
+    let set = settings(&serde_json::from_str(json).unwrap(), &Guest { bfq: true, ..GUEST }).unwrap();
+    let expected = [("io.bfq.weight", "default 500"), ("io.bfq.weight", "8:0 10")];
+    assert_eq!(set, expected.map(|(file, value)| (file.to_owned(), value.to_owned())));
+    assert_eq!(settings_of(json).unwrap(), ["io.weight=default 4950", "io.weight=8:0 1"]);
 }

@@ -11,9 +11,13 @@ use super::resources::Guest;
 use super::{Cgroup, Error};
 use crate::process::affinity;
 
-/// This guest.
-pub fn guest() -> Guest {
-    Guest { cpus: affinity::present(), has_device: |name| Path::new("/sys/dev/block").join(name).exists() }
+/// This guest, for one of its cgroups.
+pub fn guest(cgroup: &Path) -> Guest {
+    Guest {
+        cpus: affinity::present(),
+        has_device: |name| Path::new("/sys/dev/block").join(name).exists(),
+        bfq: cgroup.join("io.bfq.weight").exists(),
+    }
 }
 
 impl Cgroup {

@@ -61,6 +61,9 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     let (plan, program) = (job.plan, &job.program);
     close_others(&job.joined, program, &job.id_mapped);
     enter_namespaces(job)?;
+    if let Some(keyring) = program.keyring {
+        step("create a session keyring", keyring.create())?;
+    }
     names_and_sysctls(plan)?;
     let root = rootfs::build(plan, &job.cgroup, &job.id_mapped)?;
     hooks::run_all(&plan.hooks.create_container, &job.state, "creating", Some(root.path()))?;
@@ -82,13 +85,13 @@ fn enter_namespaces(job: &Job<'_>) -> Result<(), Error> {
             step("join a namespace", sys::setns(fd.as_fd(), *flag))?;
         }
     }
-    step("create namespaces", sys::unshare(unshare_flags(namespaces)))?;
     if job.program.channel.expect(ToChild::Go).is_err() {
         sys::exit(1);
     }
     if namespaces.is_own(libc::CLONE_NEWUSER) {
         become_root()?;
     }
+    step("create namespaces", sys::unshare(unshare_flags(namespaces)))?;
     if namespaces.is_new(libc::CLONE_NEWCGROUP) {
         step("create a cgroup namespace", sys::unshare(libc::CLONE_NEWCGROUP))?;
     }
@@ -114,8 +117,10 @@ fn names_and_sysctls(plan: &Plan) -> Result<(), Error> {
 
 /// Through the guest's /proc, which shows the values of the namespaces of whoever looks.
 fn sysctl(name: &str, value: &str) -> io::Result<()> {
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(Path::new("/proc/sys").join(spec::sysctl::path(name)))
-        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
+    let open = |path: String| std::fs::OpenOptions::new().write(true).open(Path::new("/proc/sys").join(path));
+    let file = match open(spec::sysctl::path(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => open(spec::sysctl::all_separate(name)),
+        file => file,
+    };
+    file.and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
 }

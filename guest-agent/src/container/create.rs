@@ -19,6 +19,7 @@ use super::{Container, Error, identity, step, sync};
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
 use crate::mounts::id_map;
+use crate::process::keyring::Keyring;
 use crate::reaper::Exit;
 use crate::spec::Plan;
 use crate::{stdio, sys};
@@ -34,10 +35,11 @@ pub struct Created {
 /// Makes a container whose process waits for Start.
 pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Result<Created, Error> {
     let (plan, state) = check_request(&request)?;
+    let keyring = if request.no_new_keyring { None } else { keyring(&request.container_id, &plan) };
     let id = request.container_id;
     let stdio = request.stdio.into_option().unwrap_or_default();
     agent.containers.reserve(&id)?;
-    let result = build(agent, &id, plan, &stdio, state).await;
+    let result = build(agent, &id, plan, keyring, &stdio, state).await;
     match result {
         Ok((container, mounted_ns)) => {
             let pid = container.first.pid().as_raw_pid();
@@ -49,6 +51,10 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
             Err(error)
         }
     }
+}
+
+fn keyring(id: &str, plan: &Plan) -> Option<Keyring> {
+    Keyring::of(id, plan.namespaces.is_own(libc::CLONE_NEWUSER))
 }
 
 /// All that can be said before anything is made.
@@ -73,6 +79,7 @@ async fn build(
     agent: &Arc<Agent>,
     id: &str,
     plan: Plan,
+    keyring: Option<Keyring>,
     stdio: &Stdio,
     state: State,
 ) -> Result<(Arc<Container>, u64), Error> {
@@ -81,7 +88,7 @@ async fn build(
     let joined = plan.namespaces.joined.iter().map(|(_, path)| path.as_path());
     agent.containers.mount_share([plan.root()].into_iter().chain(sources).chain(joined)).await?;
     let (cgroup, cgroup_fd) = Cgroup::create(id, plan.spec.linux().as_ref())?;
-    let born = match give_birth(agent, &plan, &streams, stdio, (&cgroup, cgroup_fd), state) {
+    let born = match give_birth(agent, (&plan, keyring.as_ref()), &streams, stdio, (&cgroup, cgroup_fd), state) {
         Ok(born) => born,
         Err(error) => {
             cgroup.remove();
@@ -108,7 +115,7 @@ async fn build(
     first.set_master(master.clone());
     let flushed = ends::forward(ends, streams, master, None);
     let channel = Mutex::new(Some(channel));
-    let container = Container { id: id.to_owned(), plan, first, execs: Execs::default(), cgroup, channel };
+    let container = Container { id: id.to_owned(), plan, first, execs: Execs::default(), cgroup, keyring, channel };
     let container = Arc::new(container);
     tokio::spawn(supervise(agent.clone(), container.clone(), exit, flushed, report));
     Ok((container, mounted_ns))
@@ -117,7 +124,7 @@ async fn build(
 /// The clone. No await between it and [`crate::reaper::Reaper::watch`].
 fn give_birth(
     agent: &Agent,
-    plan: &Plan,
+    (plan, keyring): (&Plan, Option<&Keyring>),
     streams: &Streams,
     stdio: &Stdio,
     cgroup: (&Cgroup, OwnedFd),
@@ -134,6 +141,7 @@ fn give_birth(
     let program = Program {
         process: &plan.process,
         seccomp: plan.seccomp.as_ref(),
+        keyring,
         personality: plan.personality,
         channel: child_channel,
         inherited,

@@ -34,10 +34,8 @@ pub async fn exec(
     request: ExecProcessRequest,
 ) -> Result<Executed, Error> {
     let id = &request.exec_id;
-    create::check_id(id)?;
-    let plan = ProcessPlan::exec(&request.process_json, &container.plan.process.given).map_err(Error::Process)?;
+    let plan = check_exec(&request, &container.plan.process.given)?;
     let stdio = request.stdio.clone().into_option().unwrap_or_default();
-    ends::check(&stdio, plan.terminal())?;
     accepts(container, request.ignore_paused)?;
     container.execs.reserve(id)?;
     let started = start(agent, container, &request, plan, &stdio).await;
@@ -45,6 +43,14 @@ pub async fn exec(
         container.execs.forget(id);
     }
     started
+}
+
+/// All that can be said of the request itself. `first` is the container's first process.
+pub fn check_exec(request: &ExecProcessRequest, first: &oci_spec::runtime::Process) -> Result<ProcessPlan, Error> {
+    create::check_id(&request.exec_id)?;
+    let plan = ProcessPlan::exec(&request.process_json, first).map_err(Error::Process)?;
+    ends::check(request.stdio.as_ref().unwrap_or_default(), plan.terminal())?;
+    Ok(plan)
 }
 
 /// Whether a process may be added now.
@@ -109,6 +115,7 @@ fn give_birth(
     let program = Program {
         process,
         seccomp: plan.seccomp.as_ref(),
+        keyring: container.keyring.as_ref(),
         personality: plan.personality,
         channel: child_channel,
         inherited,

@@ -50,6 +50,9 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     if job.joined.has(libc::CLONE_NEWUSER) {
         become_root()?;
     }
+    if let Some(keyring) = program.keyring {
+        step("join the container's session keyring", keyring.join())?;
+    }
     if let Some(last) = &cpus.last {
         step("apply process.execCPUAffinity.final", affinity::apply(last, job.cpus))?;
     }

@@ -25,17 +25,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::Signal;
 
 pub use containers::Containers;
-#[cfg(test)]
 pub use create::check_request;
 pub use create::create;
-pub use ends::winsize;
+pub use ends::{first_size, winsize};
 pub use error::Error;
-pub use exec::exec;
-pub use identity::map_text;
+pub use exec::{check_exec, exec};
+pub use identity::{map_text, outside};
 pub use list::list;
 pub use process::Process;
 
 use crate::cgroup::Cgroup;
+use crate::process::keyring::Keyring;
 use crate::spec::Plan;
 use crate::sys;
 use error::step;
@@ -49,6 +49,7 @@ pub struct Container {
     first: Process,
     execs: Execs,
     cgroup: Cgroup,
+    keyring: Option<Keyring>,
     /// Taken by Start.
     channel: Mutex<Option<Channel>>,
 }

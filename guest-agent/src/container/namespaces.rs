@@ -67,12 +67,15 @@ impl Joined {
     }
 }
 
-/// Flags for clone3(2). Left to the child: cgroup, because it must be in its cgroup first; and, in a joined user
-/// namespace, all that are to belong to that one.
+/// Flags for clone3(2). Left to the child: cgroup, because it must be in its cgroup first; in a joined user namespace, all
+/// that are to belong to that one; and with a user namespace IPC, as message queues belong to whoever makes it.
 pub fn clone_flags(namespaces: &Namespaces) -> i32 {
     let mut flags = namespaces.new & !(libc::CLONE_NEWCGROUP | libc::CLONE_NEWTIME);
     if namespaces.joined.iter().any(|(flag, _)| *flag == libc::CLONE_NEWUSER) {
         flags &= libc::CLONE_NEWPID;
+    }
+    if namespaces.is_new(libc::CLONE_NEWUSER) {
+        flags &= !libc::CLONE_NEWIPC;
     }
     flags
 }

@@ -16,6 +16,7 @@ use super::ends::Inherited;
 use super::hooks;
 use super::sync::{ChildChannel, Failure, FromChild, Kind, ToChild};
 use crate::mounts;
+use crate::process::keyring::Keyring;
 use crate::process::{caps, identity, lookup};
 use crate::seccomp;
 use crate::spec::ProcessPlan;
@@ -64,6 +65,8 @@ pub struct Program<'a> {
     pub process: &'a ProcessPlan,
     /// The container's filter.
     pub seccomp: Option<&'a seccomp::Program>,
+    /// The container's session keyring, unless it is to have the agent's.
+    pub keyring: Option<&'a Keyring>,
     /// The container's personality.
     pub personality: Option<u64>,
     /// To the agent.

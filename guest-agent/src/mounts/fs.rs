@@ -44,13 +44,13 @@ pub fn mount(index: usize, plan: &MountPlan, context: &Context<'_>) -> Result<()
             if plan.fs_type != "proc" {
                 refuse_inside_proc(context.root, &target, false)?;
             }
-            new_mount(plan, &plan.fs_type, context.root, target)
+            new_mount(plan, &plan.fs_type, context.root, target, None)
         }
         "" | "none" => Err(plan_error(plan, io::Error::from_raw_os_error(libc::ENODEV))),
         other => {
             let target = target(context.root, &plan.destination, Kind::Directory)?;
             refuse_inside_proc(context.root, &target, false)?;
-            new_mount(plan, other, context.root, target)
+            new_mount(plan, other, context.root, target, None)
         }
     }
 }
@@ -75,23 +75,17 @@ pub fn waits_for_devices(plan: &MountPlan) -> bool {
 
 /// As in runc: without a mode of its own a tmpfs has that of the directory it hides, if there was one.
 fn tmpfs(plan: &MountPlan, root: &Root) -> Result<(), Error> {
-    let failed = |e: rustix::io::Errno| plan_error(plan, e.into());
     let hidden = root.get(&plan.destination).ok().and_then(|directory| rustix::fs::fstat(directory).ok());
     let target = target(root, &plan.destination, Kind::Directory)?;
     refuse_inside_proc(root, &target, false)?;
-    new_mount(plan, "tmpfs", root, target)?;
-    let Some(hidden) = hidden.filter(|_| !plan.options.data.iter().any(|option| option.starts_with("mode="))) else {
-        return Ok(());
-    };
-    let mounted = root.get(&plan.destination).map_err(|e| plan_error(plan, e))?;
-    match rustix::fs::chmod(proc_path(mounted.as_fd()), rustix::fs::Mode::from_raw_mode(hidden.st_mode & 0o7777)) {
-        Err(rustix::io::Errno::ROFS) => Ok(()),
-        changed => changed.map_err(failed),
-    }
+    let hidden = hidden.filter(|_| !plan.options.data.iter().any(|option| option.starts_with("mode=")));
+    let mode = hidden.map(|hidden| format!("mode={:o}", hidden.st_mode & 0o7777));
+    new_mount(plan, "tmpfs", root, target, mode)
 }
 
-fn new_mount(plan: &MountPlan, fs_type: &str, root: &Root, target: OwnedFd) -> Result<(), Error> {
-    let data = CString::new(plan.options.data.join(",")).unwrap_or_default();
+fn new_mount(plan: &MountPlan, fs_type: &str, root: &Root, target: OwnedFd, more: Option<String>) -> Result<(), Error> {
+    let data: Vec<&str> = plan.options.data.iter().chain(&more).map(String::as_str).collect();
+    let data = CString::new(data.join(",")).unwrap_or_default();
     let data = (!data.is_empty()).then_some(data.as_c_str());
     let mut flags = plan.options.flags;
     if waits_for_devices(plan) {

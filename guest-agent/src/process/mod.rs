@@ -3,5 +3,6 @@
 pub mod affinity;
 pub mod caps;
 pub mod identity;
+pub mod keyring;
 pub mod limits;
 pub mod lookup;

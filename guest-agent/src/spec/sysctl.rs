@@ -63,6 +63,11 @@ pub fn path(name: &str) -> String {
     }
 }
 
+/// The file where dots and slashes alike separate, as runc takes a name: it stays below what [`path`] may name.
+pub fn all_separate(name: &str) -> String {
+    name.replace('.', "/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +78,8 @@ mod tests {
         assert_eq!(path("net/ipv4/conf/eth0.5/forwarding"), "net/ipv4/conf/eth0.5/forwarding");
         assert_eq!(path("net.ipv4.conf.eth0/5.forwarding"), "net/ipv4/conf/eth0.5/forwarding");
         assert_eq!(path("plain"), "plain");
+        assert_eq!(path("net.ipv4/tcp_syncookies"), "net/ipv4.tcp_syncookies");
+        assert_eq!(all_separate("net.ipv4/tcp_syncookies"), "net/ipv4/tcp_syncookies");
     }
 
     #[test]

@@ -100,7 +100,13 @@ impl Bundle {
             move |source| BundleError::Read { path, source }
         };
         let directory = fs::canonicalize(directory).map_err(read(directory))?;
-        let mut spec = parse::file(&directory.join("config.json"))?;
+        let text = parse::read(&directory.join("config.json"))?;
+        Self::parse(directory, &text, settings)
+    }
+
+    /// Checks the text of a config.json in `directory`.
+    pub(crate) fn parse(directory: PathBuf, text: &[u8], settings: &Settings) -> Result<Self, BundleError> {
+        let mut spec = parse::spec(&directory.join("config.json"), text)?;
         check::all(&spec)?;
         let vm = VmRequest::of(&spec, settings)?;
         check::drop_what_has_no_effect(&mut spec);

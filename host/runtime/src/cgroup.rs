@@ -383,6 +383,19 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
+/// All that is computed from a configuration, for both kinds of hierarchy.
+pub(crate) fn check(spec: &Spec, overhead: Overhead) {
+    let Some(linux) = spec.linux() else { return };
+    for systemd in [false, true] {
+        let _ = place::wanted(linux.cgroups_path().as_deref(), "box", systemd);
+    }
+    let Some(resources) = linux.resources() else { return };
+    for (unified, bfq) in [(false, false), (false, true), (true, false), (true, true)] {
+        let has_file = |_: &'static str, _: &str| bfq;
+        let _ = limits::settings(resources, &Host { unified, overhead, has_file: &has_file });
+    }
+}
+
 #[cfg(test)]
 #[path = "cgroup/tests.rs"]
 mod tests;

@@ -131,7 +131,7 @@ struct CreateArguments {
     #[arg(long)]
     no_pivot: bool,
 
-    /// Taken for compatibility: the container's keyrings are another kernel's
+    /// Give the container no session keyring of its own
     #[arg(long)]
     no_new_keyring: bool,
 
@@ -307,6 +307,7 @@ fn options(arguments: CreateArguments, global: &Global) -> Result<create::Option
         guest: Guests { kernel: arguments.kernel, initramfs: arguments.initramfs },
         handover: arguments.handover,
         preserved: preserved::take(arguments.preserve_fds)?,
+        no_new_keyring: arguments.no_new_keyring,
         systemd_cgroup: global.systemd_cgroup,
         start_ns: global.start_ns,
     })

@@ -138,12 +138,14 @@ impl Guest {
         spec_json: Vec<u8>,
         stdio: Stdio,
         state_json: Vec<u8>,
+        no_new_keyring: bool,
     ) -> Result<CreateContainerResponse, RpcError> {
         let request = CreateContainerRequest {
             container_id: self.id.clone(),
             spec_json,
             stdio: MessageField::some(stdio),
             state_json,
+            no_new_keyring,
             ..Default::default()
         };
         self.rpc.call("CreateContainer", &request, Some(CALL_TIMEOUT))

@@ -9,6 +9,8 @@ pub mod control;
 pub mod doctor;
 mod error;
 pub mod features;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guest;
 pub mod guest_files;
 pub mod hooks;

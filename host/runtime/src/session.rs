@@ -164,7 +164,7 @@ impl Session {
         let state = proceed.recv().map_err(|_| RpcError::Closed)?;
         let size = self.terminal.as_ref().and_then(Terminal::size);
         stdio.terminal_size = size.clone().into();
-        let clock = self.create(&guest, order.spec.into_bytes(), stdio, state.into_bytes())?;
+        let clock = self.create(&guest, order.spec.into_bytes(), stdio, state.into_bytes(), order.no_new_keyring)?;
         let _ = self.clock.set(clock);
         self.signalled.set(match order.attached {
             true => Phase::Executing(guest.clone(), Vec::new()),
@@ -196,10 +196,17 @@ impl Session {
         streams().map_err(SessionError::setup("stdin, stdout and stderr"))
     }
 
-    fn create(&self, guest: &Guest, spec: Vec<u8>, stdio: Stdio, state: Vec<u8>) -> Result<GuestClock, SessionError> {
+    fn create(
+        &self,
+        guest: &Guest,
+        spec: Vec<u8>,
+        stdio: Stdio,
+        state: Vec<u8>,
+        no_new_keyring: bool,
+    ) -> Result<GuestClock, SessionError> {
         let trace = &self.trace;
         let sent = now_ns();
-        let created = guest.create(spec, stdio, state)?;
+        let created = guest.create(spec, stdio, state, no_new_keyring)?;
         let answered = now_ns();
         let clock = GuestClock::by_call(sent, created.received_ns, created.replied_ns, answered);
         let (received, replied) = (clock.host(created.received_ns), clock.host(created.replied_ns));

@@ -199,8 +199,13 @@ impl Settings {
         if text.len() as u64 > FILE_MAX {
             return Err(failed(io::ErrorKind::FileTooLarge.into()));
         }
-        Self::parse(&text).map_err(|Mistake { at, message }| {
-            let (line, column) = place(&text, at);
+        Self::from_text(&text, path)
+    }
+
+    /// Reads what stands in a file.
+    pub(crate) fn from_text(text: &str, path: &Path) -> Result<Self, SettingsError> {
+        Self::parse(text).map_err(|Mistake { at, message }| {
+            let (line, column) = place(text, at);
             SettingsError::Content { path: path.to_path_buf(), line, column, message: shown(&message) }
         })
     }

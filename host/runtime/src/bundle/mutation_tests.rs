@@ -8,23 +8,8 @@ use super::*;
 
 const SEEDS: [&str; 3] = [
     include_str!("../spec/config.json"),
-    r#"{"ociVersion":"1.0.2","root":{"path":"r","readonly":false},"hostname":"h","domainname":"d","annotations":{"a":"b"},
-    "process":{"terminal":false,"consoleSize":{"height":1,"width":2},"args":["a"],"env":["A=b"],"cwd":"/","user":{"uid":1,"gid":2,"umask":18,"additionalGids":[3]},
-    "rlimits":[{"type":"RLIMIT_CPU","soft":1,"hard":2}],"capabilities":{"bounding":["CAP_KILL"]},"oomScoreAdj":5,"noNewPrivileges":true,
-    "ioPriority":{"class":"IOPRIO_CLASS_BE","priority":3},"scheduler":{"policy":"SCHED_BATCH","nice":1},"execCPUAffinity":{"initial":"0","final":"0-1"}},
-    "mounts":[{"destination":"/a","type":"bind","source":"/b","options":["rbind","ro"]}],
-    "hooks":{"prestart":[{"path":"/h","args":["h"],"env":["A=b"],"timeout":3}]},
-    "linux":{"namespaces":[{"type":"mount"},{"type":"uts"},{"type":"user"},{"type":"time"},{"type":"network","path":"/n"}],
-    "uidMappings":[{"containerID":0,"hostID":1,"size":2}],"gidMappings":[{"containerID":0,"hostID":1,"size":2}],
-    "timeOffsets":{"monotonic":{"secs":1,"nanosecs":2}},"devices":[{"path":"/dev/x","type":"c","major":1,"minor":2,"fileMode":438,"uid":0,"gid":0}],
-    "cgroupsPath":"/c","sysctl":{"net.a":"1"},"rootfsPropagation":"slave","maskedPaths":["/m"],"readonlyPaths":["/r"],"personality":{"domain":"LINUX"}}}"#,
-    r#"{"ociVersion":"1.1.0","root":{"path":"r"},"process":{"args":["a"],"cwd":"/","user":{}},"vm":{"kernel":{"path":"","parameters":[]}},
-    "linux":{"namespaces":[{"type":"mount"}],"resources":{"devices":[{"allow":true,"type":"c","major":1,"minor":2,"access":"rw"}],
-    "memory":{"limit":1,"reservation":2,"swap":3,"disableOOMKiller":false},"cpu":{"shares":1,"quota":2,"burst":3,"period":4,"idle":1,"cpus":"0","mems":"0"},
-    "pids":{"limit":5},"blockIO":{"weight":10,"weightDevice":[{"major":1,"minor":2,"weight":10}],"throttleReadBpsDevice":[{"major":1,"minor":2,"rate":3}]},
-    "hugepageLimits":[{"pageSize":"2MB","limit":1}],"rdma":{"mlx":{"hcaHandles":1}},"unified":{"cpu.max":"1"}},
-    "seccomp":{"defaultAction":"SCMP_ACT_ALLOW","defaultErrnoRet":1,"architectures":["SCMP_ARCH_X86_64"],"flags":["SECCOMP_FILTER_FLAG_LOG"],
-    "syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":1,"args":[{"index":0,"value":1,"valueTwo":2,"op":"SCMP_CMP_EQ"}]}]}}}"#,
+    include_str!("../../../../fuzz/seeds/process.json"),
+    include_str!("../../../../fuzz/seeds/resources.json"),
 ];
 
 /// xorshift64*: the same sequence for the same seed, everywhere.

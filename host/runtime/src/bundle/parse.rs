@@ -22,38 +22,42 @@ const STRING_MAX: usize = 128 << 10;
 const LIST_MAX: usize = 65_536;
 
 /// Reads a config.json.
-pub fn file(path: &Path) -> Result<Spec, BundleError> {
+pub fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
     let failed = |source| BundleError::Read { path: path.to_path_buf(), source };
     // A FIFO would keep the command waiting for a writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    let unusable = |reason| BundleError::Unusable { path: path.to_path_buf(), reason };
     if !metadata.is_file() {
-        return Err(unusable("not a regular file"));
+        return Err(unusable(path, "not a regular file"));
     }
     let mut text = Vec::new();
     file.take(READ_MAX as u64 + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() > READ_MAX {
-        return Err(unusable("larger than 16 MiB, which no configuration is"));
+        return Err(unusable(path, "larger than 16 MiB, which no configuration is"));
     }
-    let spec = spec(path, &text)?;
-    if text.len() > SIZE_MAX {
-        return Err(unusable("larger than 3 MiB, which the guest's agent does not take"));
-    }
-    Ok(spec)
+    Ok(text)
 }
 
-fn spec(path: &Path, text: &[u8]) -> Result<Spec, BundleError> {
+fn unusable(path: &Path, reason: &'static str) -> BundleError {
+    BundleError::Unusable { path: path.to_path_buf(), reason }
+}
+
+/// What the text says.
+pub fn spec(path: &Path, text: &[u8]) -> Result<Spec, BundleError> {
     // The one escape by which a NUL gets into a string.
     if text.len() > SMALL || text.windows(6).any(|six| six == b"\\u0000") {
         let value: Value = serde_json::from_slice(text).map_err(|error| json_error(path, None, &error))?;
         bounded(&value, &mut Vec::new())?;
     }
-    match serde_json::from_slice(text) {
-        Ok(spec) => Ok(spec),
-        Err(error) if error.classify() == Category::Data => with_repairs(path, text),
-        Err(error) => Err(json_error(path, None, &error)),
+    let spec = match serde_json::from_slice(text) {
+        Ok(spec) => spec,
+        Err(error) if error.classify() == Category::Data => with_repairs(path, text)?,
+        Err(error) => return Err(json_error(path, None, &error)),
+    };
+    if text.len() > SIZE_MAX {
+        return Err(unusable(path, "larger than 3 MiB, which the guest's agent does not take"));
     }
+    Ok(spec)
 }
 
 fn json_error(path: &Path, field: Option<&str>, error: &serde_json::Error) -> BundleError {

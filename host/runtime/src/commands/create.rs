@@ -41,6 +41,8 @@ pub struct Options {
     pub handover: Handover,
     /// Descriptors for the container.
     pub preserved: Vec<Preserved>,
+    /// The container gets no session keyring of its own.
+    pub no_new_keyring: bool,
     /// cgroupsPath has systemd's form.
     pub systemd_cgroup: bool,
     /// When this process started, by CLOCK_MONOTONIC.

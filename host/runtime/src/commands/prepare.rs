@@ -58,6 +58,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         shares,
         spec: serde_json::to_string(&spec).unwrap_or_default(),
         terminal: bundle.wants_terminal(),
+        no_new_keyring: options.no_new_keyring,
         size: configured_size(bundle.spec.process().as_ref()),
         preserved: Vec::new(),
         attached: false,

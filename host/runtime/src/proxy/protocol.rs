@@ -84,6 +84,8 @@ pub struct ContainerOrder {
     pub spec: String,
     /// The container's process has a terminal.
     pub terminal: bool,
+    /// The container gets no session keyring of its own.
+    pub no_new_keyring: bool,
     /// Of the terminal, if it is known.
     pub size: Option<Size>,
     /// What the descriptors from [`fds::PRESERVED`] up are for.

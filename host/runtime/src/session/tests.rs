@@ -161,6 +161,7 @@ impl Lab {
             shares: plan.shares,
             spec: serde_json::to_string(&plan.spec).unwrap(),
             terminal: false,
+            no_new_keyring: false,
             size: None,
             preserved: Vec::new(),
             attached: true,
