@@ -173,15 +173,19 @@ fn resources(resources: &LinuxResources) -> Result<(), BundleError> {
 }
 
 /// What cgroup v2 has no file for. Zero and `false` ask for nothing.
-#[allow(deprecated)] // to refuse what the specification has given up
+#[allow(deprecated)] // to refuse or ignore what the specification has given up
 fn limits_of_v1(resources: &LinuxResources) -> Result<(), BundleError> {
     let refuse = |present: bool, field: &str| {
         let reason = " (there is no such limit in cgroup v2, which the guest has)";
         refuse(present, &format!("linux.resources.{field}"), reason)
     };
     if let Some(memory) = resources.memory() {
-        refuse(memory.kernel().is_some_and(|limit| limit > 0), "memory.kernel")?;
-        refuse(memory.kernel_tcp().is_some_and(|limit| limit > 0), "memory.kernelTCP")?;
+        for (key, limit) in [("kernel", memory.kernel()), ("kernelTCP", memory.kernel_tcp())] {
+            // As runc does since 1.1: the specification has given them up, and so has the kernel.
+            if limit.is_some_and(|limit| limit > 0) {
+                log::warn!("linux.resources.memory.{key}: limits of kernel memory are ignored");
+            }
+        }
         refuse(memory.swappiness().is_some(), "memory.swappiness")?;
         refuse(memory.disable_oom_killer() == Some(true), "memory.disableOOMKiller")?;
     }

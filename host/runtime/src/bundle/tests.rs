@@ -392,8 +392,6 @@ fn the_vm_section_asks_for_what_is_listed() {
 #[test]
 fn limits_of_cgroup_v1_are_refused() {
     for (resources, field) in [
-        (json!({"memory": {"kernel": 1}}), "memory.kernel"),
-        (json!({"memory": {"kernelTCP": 1}}), "memory.kernelTCP"),
         (json!({"memory": {"swappiness": 60}}), "memory.swappiness"),
         (json!({"memory": {"disableOOMKiller": true}}), "memory.disableOOMKiller"),
         (json!({"cpu": {"realtimeRuntime": 1}}), "cpu.realtimeRuntime"),
@@ -413,9 +411,15 @@ fn limits_of_cgroup_v1_are_refused() {
         );
     }
     let mut config = good();
-    let nothing =
-        json!({"memory": {"disableOOMKiller": false, "kernel": 0}, "cpu": {"realtimePeriod": 0}, "network": {}});
+    let nothing = json!({"memory": {"disableOOMKiller": false}, "cpu": {"realtimePeriod": 0}, "network": {}});
     config["linux"]["resources"] = nothing;
+    load(&config.to_string()).unwrap();
+}
+
+#[test]
+fn limits_of_kernel_memory_have_no_effect() {
+    let mut config = good();
+    config["linux"]["resources"] = json!({"memory": {"kernel": 50593792, "kernelTCP": 50593792}});
     load(&config.to_string()).unwrap();
 }
 
