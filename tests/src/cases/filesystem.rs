@@ -5,8 +5,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::any;
+use super::{any, ours};
 use crate::bundle::Root;
+use crate::run::Running;
 use crate::{Case, Env, host, tree};
 
 pub(super) const CASES: &[Case] = &[
@@ -15,6 +16,8 @@ pub(super) const CASES: &[Case] = &[
     any("filesystem::host_sees_what_the_container_did", 180, host_sees),
     any("filesystem::container_sees_what_the_host_did", 180, container_sees),
     any("filesystem::special_files_and_owners_on_the_host", 120, special_files),
+    ours("filesystem::cache_auto", 180, |env| cache(env, "auto")),
+    ours("filesystem::cache_never", 180, |env| cache(env, "never")),
     any("filesystem::large_tree", 3600, large_tree),
     any("filesystem::several_writers", 300, several_writers),
 ];
@@ -43,6 +46,37 @@ fn calls_on_the_root(env: &Env) {
     let outcome = env.run(&bundle);
     report(&outcome.stdout);
     assert_eq!(outcome.code(), 0, "{outcome:?}");
+}
+
+/// Another setting of share.cache than the usual one. Sizes stay the same, so that nothing but the content tells of a change.
+fn cache(env: &Env, policy: &str) {
+    let volume = env.directory("volume");
+    let shared = volume.join("shared");
+    fs::write(&shared, "aaaa\nbbbb\n").expect("write");
+    let script = "exec 3</volume/shared; read first <&3; echo $first
+        read go; read second <&3; echo $second; cat /volume/shared; echo from the guest >/volume/answer
+        read go; cat /volume/shared; cp /bin/busybox /volume && /volume/busybox echo runs";
+    let bundle = env.bundle(Root::Busybox).bind(&volume, "/volume", &[]).script(script);
+    let mut command = env.command(&bundle);
+    command.env("SANDBOX_CONFIG", env.file("config.toml", format!("[share]\ncache = \"{policy}\"\n")));
+    let mut running = Running::new(command);
+    running.expect("aaaa");
+    fs::write(&shared, "cccc\ndddd\n").expect("write");
+    running.write("\n");
+    let second = running.line();
+    match policy {
+        "never" => assert_eq!(second, "dddd", "an open file has no pages of its own"),
+        _ => assert!(["bbbb", "dddd"].contains(&second.as_str()), "{second}"),
+    }
+    running.expect("cccc");
+    running.expect("dddd");
+    fs::write(&shared, "eeee\nffff\n").expect("write");
+    running.write("\n");
+    running.expect("eeee");
+    running.expect("ffff");
+    running.expect("runs");
+    running.finish().ok();
+    assert_eq!(fs::read_to_string(volume.join("answer")).expect("read"), "from the guest\n");
 }
 
 fn host_sees(env: &Env) {

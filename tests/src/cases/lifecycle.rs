@@ -71,7 +71,7 @@ impl<'a> Created<'a> {
         state(self.env, &self.bundle.id)["status"].as_str().expect("a status").to_owned()
     }
 
-    fn output(&self) -> String {
+    pub(super) fn output(&self) -> String {
         fs::read_to_string(&self.output).expect("read")
     }
 
@@ -224,7 +224,8 @@ fn wait_on_screen(master: &mut fs::File, text: &str) {
     }
 }
 
-fn receive(connection: std::os::unix::net::UnixStream) -> (OwnedFd, Vec<u8>) {
+/// The one descriptor that comes over a connection, and the text with it.
+pub(super) fn receive(connection: std::os::unix::net::UnixStream) -> (OwnedFd, Vec<u8>) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut name = vec![0; 4096];

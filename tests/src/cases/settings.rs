@@ -4,8 +4,10 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use super::lifecycle::Created;
 use super::{any, ours};
 use crate::bundle::{Bundle, Root};
+use crate::run::outcome;
 use crate::{Case, Env, host};
 
 pub(super) const CASES: &[Case] = &[
@@ -25,6 +27,7 @@ pub(super) const CASES: &[Case] = &[
     any("settings::user_namespace", 120, user_namespace),
     ours("settings::time_namespace", 120, time_namespace),
     any("settings::sysctl", 120, sysctl),
+    any("settings::session_keyring", 300, session_keyring),
     any("settings::cgroup_limits", 180, cgroup_limits),
     any("settings::out_of_memory", 240, out_of_memory),
     any("settings::loopback", 120, loopback),
@@ -333,12 +336,44 @@ fn time_namespace(env: &Env) {
 fn sysctl(env: &Env) {
     let bundle = env.bundle(Root::Debian).set(
         "/linux/sysctl",
-        json!({ "net.ipv4.ip_forward": "1", "kernel.msgmax": "65536", "fs.mqueue.msg_max": "11" }),
+        json!({ "net.ipv4.ip_forward": "1", "kernel.msgmax": "65536", "fs.mqueue.msg_max": "11",
+            "net/ipv4/conf/lo/rp_filter": "2", "net.ipv4/tcp_syncookies": "0" }),
     );
     assert_eq!(
-        run(env, bundle, "cd /proc/sys; cat net/ipv4/ip_forward kernel/msgmax fs/mqueue/msg_max"),
-        "1\n65536\n11"
+        run(
+            env,
+            bundle,
+            "cd /proc/sys; cat net/ipv4/ip_forward kernel/msgmax fs/mqueue/msg_max net/ipv4/conf/lo/rp_filter net/ipv4/tcp_syncookies"
+        ),
+        "1\n65536\n11\n2\n0"
     );
+}
+
+/// All processes of a container have the same one, and no others of its name are found.
+fn session_keyring(env: &Env) {
+    let bundle = |name: &str, script: &str| {
+        env.bundle_named(Root::Busybox, name).set("/linux/maskedPaths", json!(["/proc/kcore"])).script(script)
+    };
+    let number = |keys: &str, id: &str| {
+        let of = |line: &str| line.split(' ').next().map(str::to_owned);
+        keys.lines().find(|line| line.contains(&format!(" _ses.{id}: "))).and_then(of)
+    };
+    let container = Created::new(env, bundle("own", "cat /proc/keys; exec sleep 1000"));
+    let id = container.bundle.id.as_str();
+    container.call(&["start", id]).ok();
+    container.wait_for_output("_ses.");
+    let exec = container.call(&["exec", id, "cat", "/proc/keys"]);
+    assert!(exec.ok().contains("3f1b0000     0     0 keyring   _ses."), "{exec:?}");
+    assert_eq!(number(exec.ok(), id), number(&container.output(), id));
+    assert!(number(exec.ok(), id).is_some());
+
+    let bundle = bundle("without", "cat /proc/keys");
+    bundle.save();
+    let mut run = std::process::Command::new(&env.runtime);
+    run.args(["run", "--no-new-keyring", "-b"]).arg(&bundle.path).arg(&bundle.id);
+    let without = outcome(run);
+    assert!(without.ok().contains(" keyring "), "{without:?}");
+    assert_eq!(number(without.ok(), &bundle.id), None);
 }
 
 fn cgroup_limits(env: &Env) {

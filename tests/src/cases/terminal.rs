@@ -1,21 +1,40 @@
 //! A container on a terminal.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use super::any;
+use super::lifecycle::Created;
 use crate::bundle::Root;
 use crate::terminal::{Terminal, size};
 use crate::{Case, Env};
 
 pub(super) const CASES: &[Case] = &[
     any("terminal::session", 240, session),
+    any("terminal::exec", 300, exec),
     any("terminal::line_editing", 120, line_editing),
     any("terminal::much_output", 240, much_output),
 ];
 
 fn session(env: &Env) {
     let bundle = env.bundle(Root::Busybox).set("/process/terminal", json!(true)).env("PS1=ready> ").args(&["sh", "-i"]);
-    let mut terminal = Terminal::start(&env.command(&bundle), size(33, 101));
+    converse(&env.command(&bundle), "ls -l /dev/console | cut -c1", "c");
+}
+
+/// A process of a container that has no terminal itself.
+fn exec(env: &Env) {
+    let container = Created::new(env, env.bundle(Root::Busybox).script("exec sleep 1000"));
+    let id = container.bundle.id.as_str();
+    container.call(&["start", id]).ok();
+    let mut command = Command::new(&env.runtime);
+    command.args(["exec", "--tty", "--env", "PS1=ready> ", id, "sh", "-i"]);
+    converse(&command, "ls /dev/pts | head -1", "0");
+}
+
+/// Talks to a shell on a terminal. One of the things it says is `answer` to `question`.
+fn converse(command: &Command, question: &str, answer: &str) {
+    let mut terminal = Terminal::start(command, size(33, 101));
     let before = terminal.settings();
     terminal.wait_for("ready> ");
     terminal.wait_until_raw();
@@ -27,8 +46,8 @@ fn session(env: &Env) {
     assert_eq!(terminal.wait_for("a-2-b\r\n").trim_end(), "echo a-$((1+1))-b");
     terminal.wait_for("ready> ");
 
-    terminal.write("tty; stty size; ls -l /dev/console | cut -c1\r");
-    terminal.wait_for("/dev/pts/0\r\n33 101\r\nc\r\n");
+    terminal.write(&format!("tty; stty size; {question}\r"));
+    terminal.wait_for(&format!("/dev/pts/0\r\n33 101\r\n{answer}\r\n"));
     terminal.wait_for("ready> ");
 
     // Ctrl-C ends the command and not the shell.
