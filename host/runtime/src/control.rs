@@ -40,6 +40,8 @@ pub struct Share {
     pub readonly: bool,
     /// Its owners are shown as others.
     pub id_map: Option<IdMap>,
+    /// An overlay of this and other directories, by the options for its file system (overlayfs): mounted by the monitor, for itself.
+    pub overlay: Option<String>,
 }
 
 /// How the owners of an id-mapped mount are shown: lines of uid_map and gid_map (user_namespaces(7)).

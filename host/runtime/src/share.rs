@@ -11,6 +11,8 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
 use crate::control::{IdMap, Share};
 use crate::error::Plain;
 
+mod overlay;
+
 /// Why something cannot be shared with the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
@@ -40,6 +42,16 @@ pub enum ShareError {
         /// What it is.
         kind: &'static str,
     },
+    /// A layer of an overlay that is none.
+    #[error("mounts[{index}].options: {option} {}: not a directory", .path.display())]
+    Layer {
+        /// Which mount.
+        index: usize,
+        /// lowerdir, upperdir or workdir.
+        option: String,
+        /// Its path on the host.
+        path: PathBuf,
+    },
     /// There is no root in the configuration.
     #[error("root is missing in config.json")]
     NoRoot,
@@ -62,7 +74,9 @@ pub fn plan(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, ShareError> {
     let given = spec.linux().clone().unwrap_or_else(nothing_asked);
     let ids = [given.uid_mappings(), given.gid_mappings()].map(|list| list.as_deref().unwrap_or_default());
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
-        if is_bind(mount) && !is_the_guests(mount) {
+        if overlay::is_one(mount) {
+            shares.push(overlay::share(index, mount, bundle, shares.len() - 1)?);
+        } else if is_bind(mount) && !is_the_guests(mount) {
             let id_map = id_map(mount, ids);
             shares.push(Share { id_map, ..share_mount(index, mount, bundle, shares.len() - 1)? });
         }
@@ -90,7 +104,7 @@ fn share_root(spec: &mut Spec, bundle: &Path) -> Result<Share, ShareError> {
     }
     root.set_path(Path::new(SHARE_DIR).join("rootfs"));
     // Writable even if root.readonly is set: the agent makes missing mount points first, then it makes the root read-only.
-    Ok(Share { source, name: "rootfs".to_string(), directory: true, readonly: false, id_map: None })
+    Ok(Share { source, name: "rootfs".to_string(), directory: true, readonly: false, id_map: None, overlay: None })
 }
 
 fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) -> Result<Share, ShareError> {
@@ -110,7 +124,7 @@ fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) ->
     }
     let name = format!("mounts/{number}");
     mount.set_source(Some(Path::new(SHARE_DIR).join(&name)));
-    Ok(Share { source, name, directory: kind.is_dir(), readonly: is_readonly(mount), id_map: None })
+    Ok(Share { source, name, directory: kind.is_dir(), readonly: is_readonly(mount), id_map: None, overlay: None })
 }
 
 fn resolve(field: &str, path: &Path) -> Result<(PathBuf, fs::Metadata), ShareError> {
@@ -225,6 +239,7 @@ mod tests {
             directory,
             readonly,
             id_map: None,
+            overlay: None,
         };
         assert_eq!(
             plan.shares,

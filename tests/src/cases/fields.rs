@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
 
-use super::ours;
+use super::{any, ours};
 use crate::bundle::Root;
 use crate::{Case, Env};
 
@@ -15,6 +15,7 @@ pub(super) const CASES: &[Case] = &[
     ours("fields::personality", 180, personality),
     ours("fields::propagation", 180, propagation),
     ours("fields::idmapped_mounts", 120, idmapped_mounts),
+    any("fields::overlay", 120, overlay),
     ours("fields::labels_and_profiles_are_accepted", 120, labels_and_profiles),
 ];
 
@@ -88,6 +89,23 @@ fn idmapped_mounts(env: &Env) {
     assert_eq!(outcome.ok(), "1000:1000\n1000:1000");
     let owner = std::fs::metadata(source.join("new")).expect("made");
     assert_eq!((owner.uid(), owner.gid()), (0, 0));
+}
+
+/// What the container writes is in the upper directory, and what it removes is still in the lower one.
+fn overlay(env: &Env) {
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| env.directory(name));
+    for name in ["kept", "removed"] {
+        std::fs::write(lower.join(name), name).expect("write");
+    }
+    let options = [("lowerdir", &lower), ("upperdir", &upper), ("workdir", &work)]
+        .map(|(name, path)| format!("{name}={}", path.display()));
+    let mount = json!({ "destination": "/mnt", "type": "overlay", "source": "overlay", "options": options });
+    let bundle = env.bundle(Root::Busybox).mount(mount);
+    let outcome =
+        env.run(&bundle.script("cat /mnt/kept /mnt/removed; rm /mnt/removed; echo new >/mnt/new; ls /mnt | xargs"));
+    assert_eq!(outcome.ok(), "keptremovedkept new");
+    assert_eq!(std::fs::read_to_string(upper.join("new")).expect("written to the upper directory"), "new\n");
+    assert!(lower.join("removed").exists() && !lower.join("new").exists());
 }
 
 /// docker sets a profile on each container where the host has AppArmor.

@@ -1,12 +1,15 @@
 //! The jail's root: a small read-only tmpfs with the shares mounted below `/share`.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 
 use super::{JailError, ROOT, sys};
 use crate::control::{IdMap, Share};
@@ -58,6 +61,17 @@ pub fn check_names(shares: &[Share]) -> Result<(), JailError> {
 fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
     let path = &share.source;
     let fail = |errno| JailError::Source { path: path.clone(), errno };
+    if let Some(options) = &share.overlay {
+        // Over one of its own directories, until its copy is taken: nobody else sees this namespace.
+        let mounted = rustix::mount::mount(
+            "overlay",
+            path,
+            "overlay",
+            MountFlags::empty(),
+            &*CString::new(options.as_str()).unwrap_or_default(),
+        );
+        mounted.map_err(|errno| mount_error(share, "mounting the overlay", errno))?;
+    }
     let source =
         rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
     let stat = rustix::fs::fstat(&source).map_err(fail)?;
@@ -72,6 +86,10 @@ fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
     flags.set(OpenTreeFlags::AT_RECURSIVE, share.directory);
     let mounts = rustix::mount::open_tree(&source, "", flags)
         .map_err(|errno| mount_error(share, "copying its mounts", errno))?;
+    if share.overlay.is_some() {
+        rustix::mount::unmount(path, UnmountFlags::DETACH)
+            .map_err(|errno| mount_error(share, "taking the overlay away", errno))?;
+    }
     if let Some(map) = &share.id_map {
         let mapped = user_namespace(map).and_then(|namespace| sys::map_ids(&mounts, namespace.as_fd(), map.recursive));
         mapped.map_err(|errno| mount_error(share, "mapping its ids", errno))?;

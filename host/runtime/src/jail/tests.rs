@@ -47,7 +47,7 @@ fn done() -> ! {
 }
 
 fn share(source: PathBuf, name: &str, directory: bool, readonly: bool) -> Share {
-    Share { source, name: name.into(), directory, readonly, id_map: None }
+    Share { source, name: name.into(), directory, readonly, id_map: None, overlay: None }
 }
 
 fn entries(path: &str) -> Vec<String> {
