@@ -391,10 +391,10 @@ fn cgroup_limits(env: &Env) {
         env,
         bundle,
         "cd /sys/fs/cgroup; cat pids.max memory.max memory.low memory.high cpu.max cpu.weight cgroup.procs >/tmp/all; head -6 /tmp/all
-         (for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sleep 2 & done) 2>&1 | grep -o -m1 -i -e 'cannot fork' -e 'resource temporarily unavailable'
-         (echo max >pids.max) 2>&1 | grep -o Read-only",
+         (echo max >pids.max) 2>&1 | grep -o Read-only
+         (for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sleep 2 & done) 2>&1 | grep -o -m1 -i -e 'cannot fork' -e 'resource temporarily unavailable'",
     );
-    assert_eq!(got, "20\n134217728\n67108864\n125829120\n50000 100000\n20\nCannot fork\nRead-only");
+    assert_eq!(got, "20\n134217728\n67108864\n125829120\n50000 100000\n20\nRead-only\nCannot fork");
 }
 
 /// The limit holds, and what exceeds it dies as it would on the host.
