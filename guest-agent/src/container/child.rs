@@ -73,8 +73,13 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     rootfs::seal(plan)?;
     let (path, env) = program.become_process()?;
     program.wait_for_start(mounted_ns, master)?;
+    if plan.hooks.start_container.is_empty() {
+        return program.execute(&path, &env);
+    }
+    // As with runc, these hooks run under the container's profile.
+    program.load_last_seccomp()?;
     hooks::run_all(&plan.hooks.start_container, &job.state, "created", None)?;
-    program.execute(&path, &env)
+    program.replace(&path, &env)
 }
 
 fn enter_namespaces(job: &Job<'_>) -> Result<(), Error> {

@@ -172,16 +172,33 @@ impl Program<'_> {
         Ok(())
     }
 
-    /// execve(2).
+    /// The profile, as late as can be, so that it need not allow what comes before; and execve(2).
     pub fn execute(&self, program: &CString, env: &[CString]) -> Result<std::convert::Infallible, Error> {
+        self.hand_over()?;
+        self.load_last_seccomp()?;
+        self.become_program(program, env)
+    }
+
+    /// execve(2), where the profile is loaded already.
+    pub fn replace(&self, program: &CString, env: &[CString]) -> Result<std::convert::Infallible, Error> {
+        self.hand_over()?;
+        self.become_program(program, env)
+    }
+
+    /// Loads the profile that needs no privilege; the other kind is in force by now.
+    pub fn load_last_seccomp(&self) -> Result<(), Error> {
+        if self.process.no_new_privileges() { self.load_seccomp() } else { Ok(()) }
+    }
+
+    fn hand_over(&self) -> Result<(), Error> {
         step("report to the agent", self.channel.send(&FromChild::Executing, None))?;
         for (number, _) in &self.inherited.preserved {
             step("hand descriptors to the program", sys::keep_on_exec(*number))?;
         }
-        // As late as can be, so that the profile need not allow what came before.
-        if self.process.no_new_privileges() {
-            self.load_seccomp()?;
-        }
+        Ok(())
+    }
+
+    fn become_program(&self, program: &CString, env: &[CString]) -> Result<std::convert::Infallible, Error> {
         let error = sys::execve(program, &self.process.args, env);
         let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
         let name = self.process.args.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
