@@ -44,6 +44,10 @@ pub const SHARE_TAG: &str = "sandbox";
 /// Where the agent mounts [`SHARE_TAG`].
 pub const SHARE_DIR: &str = "/run/sandbox/share";
 
+/// An option of a bind mount, made by the host and followed by a relative path: something is mounted there on the host, and what holds
+/// for the mount itself is not to hold for it. (mount(8) leaves options with `x-` to whoever understands them.)
+pub const BELOW_OPTION: &str = "x-sandbox.below=";
+
 /// How many descriptors beside 0, 1 and 2 a process can get.
 pub const MAX_PRESERVED: u32 = 256;
 

@@ -141,6 +141,10 @@ fn bind(plan: &MountPlan, root: &Root, id_mapped: Option<&OwnedFd>) -> Result<()
         (None, false) => rustix::mount::mount_bind(&plan.source, at),
     };
     bound.map_err(|e| failed(e.into()))?;
+    for below in &plan.options.below {
+        // Being there makes it a mount of its own, with the flags that hold now. What hides under another mount cannot be reached.
+        let _ = root.directory(&plan.destination.join(below));
+    }
     let mounted = root.get(&plan.destination).map_err(failed)?;
     after(plan, mounted, true)
 }

@@ -1,5 +1,8 @@
 //! A mount's options, as mount(8) spells them.
 
+use std::path::PathBuf;
+
+use agent_protocol::BELOW_OPTION;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use crate::sys::MountAttr;
@@ -31,6 +34,8 @@ pub struct MountOptions {
     pub remount: bool,
     /// Map the ids of the files: with the mounts below, or without.
     pub id_map: Option<bool>,
+    /// Paths in a bind mount at which the host has mounts of its own, which the mount's own flags do not reach.
+    pub below: Vec<PathBuf>,
     /// Fill a tmpfs with what it hides.
     pub copy_up: bool,
     /// All the rest, for the file system.
@@ -48,6 +53,7 @@ impl Default for MountOptions {
             recursive: false,
             remount: false,
             id_map: None,
+            below: Vec::new(),
             copy_up: false,
             data: Vec::new(),
         }
@@ -177,7 +183,10 @@ fn other(name: &str, options: &mut MountOptions) -> Result<(), Error> {
         "idmap" => options.id_map = Some(false),
         "ridmap" => options.id_map = Some(true),
         _ if name.contains('\0') => return Err(Error::ZeroByte(name.to_owned())),
-        _ => options.data.push(name.to_owned()),
+        _ => match name.strip_prefix(BELOW_OPTION) {
+            Some(path) => options.below.push(PathBuf::from(path)),
+            None => options.data.push(name.to_owned()),
+        },
     }
     Ok(())
 }

@@ -39,6 +39,11 @@ impl Root {
         Ok(self.open_in(path, OFlags::PATH)?)
     }
 
+    /// Opens the directory at `path`, following links, and has the kernel mount what is to be mounted there on the way.
+    pub fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        Ok(self.open_in(path, OFlags::PATH | OFlags::DIRECTORY)?)
+    }
+
     fn open_in(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         // The kernel gives up when something is renamed meanwhile; nobody but us is at work here, but be sure.
         for _ in 0..16 {

@@ -16,7 +16,7 @@ use crate::commands::{
 use crate::error::Plain;
 use crate::guest_files::GuestFiles;
 use crate::log::{Format, Log};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::{doctor, features, monitor, preserved, proxy, spec, sys};
 
 /// Three lines, the first two in the words that callers of runc look for.
@@ -222,6 +222,7 @@ struct SpecArguments {
 struct Global {
     root: PathBuf,
     log: Log,
+    settings: Result<Settings, SettingsError>,
     systemd_cgroup: bool,
     start_ns: u64,
 }
@@ -247,16 +248,17 @@ pub fn main() -> ExitCode {
         return monitor::main();
     }
     // A file that cannot be read is the error of the commands that need it.
-    let most = || Settings::load().unwrap_or_default().log_level.filter();
-    let most = if cli.debug { LevelFilter::Debug } else { most() };
+    let settings = Settings::load();
+    let most = settings.as_ref().map_or_else(|_| Settings::default().log_level, |settings| settings.log_level);
+    let most = if cli.debug { LevelFilter::Debug } else { most.filter() };
     let log = Log::new(cli.log, cli.log_format).install(most);
-    let global = Global { root: cli.root, log: log.clone(), systemd_cgroup: cli.systemd_cgroup, start_ns };
+    let global = Global { root: cli.root, log: log.clone(), settings, systemd_cgroup: cli.systemd_cgroup, start_ns };
     match cli.command {
-        Some(Command::Doctor) => check_machine(&global.root, log),
+        Some(Command::Doctor) => check_machine(&global, log),
         Some(command) => {
             // Callers tell its failure from the process's own.
             let failed = matches!(command, Command::Exec(_)).then_some(255);
-            execute(command, &global).map_or_else(
+            execute(command, global).map_or_else(
                 |error| {
                     log.error(&error.to_string());
                     ExitCode::from(failed.unwrap_or(error.exit_status()))
@@ -271,8 +273,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
-    let root = &global.root;
+fn execute(command: Command, global: Global) -> Result<u8, CommandError> {
+    let root = &global.root.clone();
     match command {
         Command::Run(RunArguments { create, detach: false, keep, .. }) => {
             return run::attached(&options(create, global)?, keep);
@@ -298,12 +300,13 @@ fn execute(command: Command, global: &Global) -> Result<u8, CommandError> {
     .map(|()| 0)
 }
 
-fn options(arguments: CreateArguments, global: &Global) -> Result<create::Options, CommandError> {
+fn options(arguments: CreateArguments, global: Global) -> Result<create::Options, CommandError> {
     Ok(create::Options {
         id: arguments.id,
         bundle: arguments.bundle,
-        root: global.root.clone(),
-        log: global.log.clone(),
+        root: global.root,
+        log: global.log,
+        settings: global.settings?,
         guest: Guests { kernel: arguments.kernel, initramfs: arguments.initramfs },
         handover: arguments.handover,
         preserved: preserved::take(arguments.preserve_fds)?,
@@ -314,8 +317,15 @@ fn options(arguments: CreateArguments, global: &Global) -> Result<create::Option
 }
 
 /// Bundles are looked for where the command is called.
-fn check_machine(root: &Path, log: &Log) -> ExitCode {
-    match doctor::run(root, Path::new("."), &GuestFiles::locate(), &mut io::stdout().lock()) {
+fn check_machine(global: &Global, log: &Log) -> ExitCode {
+    let guest = match &global.settings {
+        Ok(settings) => GuestFiles::configured(settings),
+        Err(error) => {
+            log.error(&error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    match doctor::run(&global.root, Path::new("."), &guest, &mut io::stdout().lock()) {
         Ok(healthy) => ExitCode::from(u8::from(!healthy)),
         Err(error) => {
             log.error(&format!("cannot write the report: {}", Plain(&error)));

@@ -36,12 +36,26 @@ pub struct Share {
     pub name: String,
     /// The source is a directory (else a file).
     pub directory: bool,
-    /// The guest may not write.
-    pub readonly: bool,
+    /// What is mounted below the source is shared too.
+    pub recursive: bool,
+    /// Where the guest may not write.
+    pub readonly: ReadOnly,
     /// Its owners are shown as others.
     pub id_map: Option<IdMap>,
     /// An overlay of this and other directories, by the options for its file system (overlayfs): mounted by the monitor, for itself.
     pub overlay: Option<String>,
+}
+
+/// How far down a share is read-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadOnly {
+    /// Not at all.
+    Nowhere,
+    /// The source; what is mounted below it stays as it is.
+    Top,
+    /// The source and all that is mounted below it.
+    All,
 }
 
 /// How the owners of an id-mapped mount are shown: lines of uid_map and gid_map (user_namespaces(7)).

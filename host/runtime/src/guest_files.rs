@@ -53,11 +53,6 @@ pub struct GuestFiles {
 }
 
 impl GuestFiles {
-    /// What the environment names, else what is installed.
-    pub fn locate() -> Self {
-        Self::configured(&Settings::default())
-    }
-
     /// What the environment names, else what the settings name.
     pub fn configured(settings: &Settings) -> Self {
         let path = |variable, otherwise: &Path| {

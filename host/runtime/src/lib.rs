@@ -19,6 +19,7 @@ mod jail;
 pub mod log;
 pub mod machine;
 mod monitor;
+mod mountinfo;
 pub mod monitor_process;
 pub mod preserved;
 pub mod process_id;

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use agent_protocol::SHARE_DIR;
 use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
 
-use crate::control::{IdMap, Share};
+use crate::control::{IdMap, ReadOnly, Share};
 use crate::error::Plain;
 
+mod below;
 mod overlay;
 
 /// Why something cannot be shared with the guest.
@@ -104,7 +105,9 @@ fn share_root(spec: &mut Spec, bundle: &Path) -> Result<Share, ShareError> {
     }
     root.set_path(Path::new(SHARE_DIR).join("rootfs"));
     // Writable even if root.readonly is set: the agent makes missing mount points first, then it makes the root read-only.
-    Ok(Share { source, name: "rootfs".to_string(), directory: true, readonly: false, id_map: None, overlay: None })
+    let name = "rootfs".to_string();
+    let readonly = ReadOnly::Nowhere;
+    Ok(Share { source, name, directory: true, recursive: true, readonly, id_map: None, overlay: None })
 }
 
 fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) -> Result<Share, ShareError> {
@@ -124,7 +127,11 @@ fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) ->
     }
     let name = format!("mounts/{number}");
     mount.set_source(Some(Path::new(SHARE_DIR).join(&name)));
-    Ok(Share { source, name, directory: kind.is_dir(), readonly: is_readonly(mount), id_map: None, overlay: None })
+    let (directory, recursive, readonly) = (kind.is_dir(), below::is_recursive(mount), below::read_only(mount));
+    if directory && recursive && readonly == ReadOnly::Top {
+        below::tell(mount, &source);
+    }
+    Ok(Share { source, name, directory, recursive, readonly, id_map: None, overlay: None })
 }
 
 fn resolve(field: &str, path: &Path) -> Result<(PathBuf, fs::Metadata), ShareError> {
@@ -188,13 +195,6 @@ fn is_common_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_char_device() && metadata.rdev() == device)
 }
 
-/// The last word wins, as in mount(8).
-fn is_readonly(mount: &Mount) -> bool {
-    options(mount)
-        .rfind(|option| matches!(*option, "ro" | "rro" | "rw" | "rrw"))
-        .is_some_and(|option| option.ends_with("ro"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -233,10 +233,11 @@ mod tests {
             ]),
         )
         .unwrap();
-        let share = |source: &str, name: &str, directory, readonly| Share {
+        let share = |source: &str, name: &str, directory, recursive, readonly| Share {
             source: real.join(source),
             name: name.to_string(),
             directory,
+            recursive,
             readonly,
             id_map: None,
             overlay: None,
@@ -244,9 +245,9 @@ mod tests {
         assert_eq!(
             plan.shares,
             [
-                share("rootfs", "rootfs", true, false),
-                share("data", "mounts/0", true, false),
-                share("resolv.conf", "mounts/1", false, true),
+                share("rootfs", "rootfs", true, true, ReadOnly::Nowhere),
+                share("data", "mounts/0", true, true, ReadOnly::Nowhere),
+                share("resolv.conf", "mounts/1", false, false, ReadOnly::Top),
             ]
         );
         let sources: Vec<_> = plan.spec.mounts().iter().flatten().map(|m| m.source().clone().unwrap()).collect();

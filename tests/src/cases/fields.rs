@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case] = &[
     ours("fields::propagation", 180, propagation),
     ours("fields::idmapped_mounts", 120, idmapped_mounts),
     any("fields::overlay", 120, overlay),
+    any("fields::mounts_below_binds", 180, mounts_below_binds),
     ours("fields::labels_and_profiles_are_accepted", 120, labels_and_profiles),
 ];
 
@@ -89,6 +90,48 @@ fn idmapped_mounts(env: &Env) {
     assert_eq!(outcome.ok(), "1000:1000\n1000:1000");
     let owner = std::fs::metadata(source.join("new")).expect("made");
     assert_eq!((owner.uid(), owner.gid()), (0, 0));
+}
+
+/// A file system of the host's, mounted until the case ends.
+struct HostTmpfs(std::path::PathBuf);
+
+impl HostTmpfs {
+    fn at(path: std::path::PathBuf) -> HostTmpfs {
+        std::fs::create_dir_all(&path).expect("create");
+        crate::host("mount", &["-t", "tmpfs", "tmpfs", &path.to_string_lossy()]);
+        HostTmpfs(path)
+    }
+}
+
+impl Drop for HostTmpfs {
+    fn drop(&mut self) {
+        // What fails here, the census reports.
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// `bind` leaves out what is mounted below the source, `ro` with `rbind` leaves it writable, and `rro` does not.
+fn mounts_below_binds(env: &Env) {
+    let source = env.directory("source");
+    let below = HostTmpfs::at(source.join("below"));
+    let deeper = HostTmpfs::at(below.0.join("much/deeper"));
+    let single = json!({ "destination": "/single", "type": "bind", "source": source, "options": ["bind"] });
+    let bundle = env
+        .bundle(Root::Busybox)
+        .bind(&source, "/written", &[])
+        .bind(&source, "/top", &["ro"])
+        .bind(&source, "/all", &["rro"])
+        .mount(single);
+    let script = "for at in /written /top /all; do for file in a below/b below/much/deeper/c; do
+        touch $at/$file 2>/dev/null && echo $at/$file && rm $at/$file; done; done; ls /single/below";
+    let bundle = bundle.script(script);
+    let got = env.run(&bundle);
+    assert_eq!(
+        got.ok(),
+        "/written/a\n/written/below/b\n/written/below/much/deeper/c\n/top/below/b\n/top/below/much/deeper/c"
+    );
+    // The container's own copies of the mounts are gone by now; the lower one goes first.
+    drop(deeper);
 }
 
 /// What the container writes is in the upper directory, and what it removes is still in the lower one.

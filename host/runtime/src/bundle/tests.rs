@@ -392,8 +392,6 @@ fn the_vm_section_asks_for_what_is_listed() {
 #[test]
 fn limits_of_cgroup_v1_are_refused() {
     for (resources, field) in [
-        (json!({"memory": {"swappiness": 60}}), "memory.swappiness"),
-        (json!({"memory": {"disableOOMKiller": true}}), "memory.disableOOMKiller"),
         (json!({"cpu": {"realtimeRuntime": 1}}), "cpu.realtimeRuntime"),
         (json!({"cpu": {"realtimePeriod": 1}}), "cpu.realtimePeriod"),
         (json!({"blockIO": {"leafWeight": 10}}), "blockIO.leafWeight"),
@@ -411,7 +409,7 @@ fn limits_of_cgroup_v1_are_refused() {
         );
     }
     let mut config = good();
-    let nothing = json!({"memory": {"disableOOMKiller": false}, "cpu": {"realtimePeriod": 0}, "network": {}});
+    let nothing = json!({"memory": {}, "cpu": {"realtimePeriod": 0}, "network": {}});
     config["linux"]["resources"] = nothing;
     load(&config.to_string()).unwrap();
 }
@@ -421,6 +419,15 @@ fn limits_of_kernel_memory_have_no_effect() {
     let mut config = good();
     config["linux"]["resources"] = json!({"memory": {"kernel": 50593792, "kernelTCP": 50593792}});
     load(&config.to_string()).unwrap();
+}
+
+#[test]
+fn switches_of_v1s_memory_are_taken() {
+    let mut config = good();
+    config["linux"]["resources"] = json!({"memory": {"swappiness": 0, "disableOOMKiller": true}});
+    load(&config.to_string()).unwrap();
+    let text = refused("/linux/resources", json!({"memory": {"swappiness": 101}}));
+    assert!(text.starts_with("linux.resources.memory.swappiness in config.json"), "{text}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{CgroupError, removal};
+use crate::mountinfo;
 
 /// The controllers of v1 whose hierarchies a container gets a cgroup in, as with other runtimes; systemd's own, which has a
 /// name only, too.
@@ -117,29 +118,16 @@ struct Mount {
 impl Mount {
     /// A line of /proc/PID/mountinfo (proc(5)), if it is a hierarchy that counts.
     fn parse(line: &str) -> Option<Self> {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let mut mount = mount.split(' ').skip(3);
-        let (root, mount_point) = (unescape(mount.next()?), unescape(mount.next()?));
-        let mut file_system = file_system.split(' ');
-        let kind = file_system.next()?;
-        let options = file_system.nth(1)?;
-        let mut controllers: Vec<String> =
-            options.split(',').filter(|o| V1.contains(o)).map(ToOwned::to_owned).collect();
-        match kind {
+        let entry = mountinfo::parse(line)?;
+        let options = entry.file_system_options.split(',');
+        let mut controllers: Vec<String> = options.filter(|o| V1.contains(o)).map(ToOwned::to_owned).collect();
+        match entry.kind {
             "cgroup" if !controllers.is_empty() => {}
             "cgroup2" => controllers.clear(),
             _ => return None,
         }
-        Some(Self { controllers, root, mount_point })
+        Some(Self { controllers, root: entry.root, mount_point: entry.mount_point })
     }
-}
-
-/// Space, tab, newline and backslash are `\` and three octal digits there.
-fn unescape(text: &str) -> PathBuf {
-    let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain));
-    PathBuf::from(plain)
 }
 
 /// The text of one file of a cgroup.

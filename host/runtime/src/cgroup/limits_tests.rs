@@ -25,6 +25,8 @@ fn memory_has_room_for_the_machine() {
         v1(both),
         ["memory.limit_in_bytes=5000", "memory.memsw.limit_in_bytes=5500", "memory.soft_limit_in_bytes=1100"]
     );
+    let swappiness = r#"{"memory":{"swappiness":0}}"#;
+    assert_eq!((v1(swappiness), v2(swappiness)), (vec!["memory.swappiness=0".to_owned()], vec![]));
     let low = r#"{"memory":{"limit":10,"swap":10}}"#;
     assert_eq!(v2(low), ["memory.max=3000", "memory.swap.max=0"]);
     assert_eq!(v1(low), ["memory.limit_in_bytes=3000", "memory.memsw.limit_in_bytes=3000"]);

@@ -20,6 +20,7 @@ use crate::process_id::ProcessId;
 use crate::proxy::Role;
 use crate::proxy::process::{Inputs, ProxyError, ProxyProcess};
 use crate::proxy::protocol::{FromProxy, ToProxy};
+use crate::settings::Settings;
 use crate::state::{ContainerId, Record, StateDir, Status};
 use crate::sys::{Streams, now_ns};
 use crate::trace::Trace;
@@ -35,6 +36,8 @@ pub struct Options {
     pub root: PathBuf,
     /// Where errors go.
     pub log: Log,
+    /// The configuration file's.
+    pub settings: Settings,
     /// The guest's kernel and initramfs, where they are not the usual ones.
     pub guest: Guests,
     /// Who gets to know of the process.

@@ -11,7 +11,6 @@ use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
 use crate::machine::Machine;
 use crate::proxy::protocol::{ContainerOrder, Network, Size};
-use crate::settings::Settings;
 use crate::share::{self, Plan};
 use crate::state::ContainerId;
 
@@ -29,9 +28,9 @@ pub(super) struct Prepared {
 
 /// Reads and checks a bundle.
 pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, CommandError> {
-    let settings = Settings::load()?;
-    let bundle = Bundle::load_with(&options.bundle, &settings)?;
-    let machine = Machine::configured(&bundle.spec, &settings)?;
+    let settings = &options.settings;
+    let bundle = Bundle::load_with(&options.bundle, settings)?;
+    let machine = Machine::configured(&bundle.spec, settings)?;
     let Plan { mut spec, shares } = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
     let rootfs = shares.first().map(|share| share.source.clone()).unwrap_or_default();
     let hooks = split_hooks(&mut spec, &rootfs);
@@ -39,7 +38,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     if let Some(process) = spec.process_mut() {
         rlimits::inherit(process);
     }
-    let usual = GuestFiles::configured(&settings);
+    let usual = GuestFiles::configured(settings);
     let chosen = |option: &Option<PathBuf>, asked: &Option<PathBuf>, usual: PathBuf| {
         let path = option.clone().or_else(|| asked.clone()).unwrap_or(usual);
         std::path::absolute(&path).unwrap_or(path)

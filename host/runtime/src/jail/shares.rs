@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 use super::{JailError, ROOT, sys};
-use crate::control::{IdMap, Share};
+use crate::control::{IdMap, ReadOnly, Share};
 
 /// A share's tree of mounts, not attached to anything yet.
 struct Tree<'s> {
@@ -83,7 +83,7 @@ fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
         _ => {}
     }
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    flags.set(OpenTreeFlags::AT_RECURSIVE, share.directory);
+    flags.set(OpenTreeFlags::AT_RECURSIVE, share.recursive);
     let mounts = rustix::mount::open_tree(&source, "", flags)
         .map_err(|errno| mount_error(share, "copying its mounts", errno))?;
     if share.overlay.is_some() {
@@ -94,8 +94,13 @@ fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
         let mapped = user_namespace(map).and_then(|namespace| sys::map_ids(&mounts, namespace.as_fd(), map.recursive));
         mapped.map_err(|errno| mount_error(share, "mapping its ids", errno))?;
     }
-    let readonly = if share.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
-    sys::set_mount_attributes(&mounts, sys::SHARE_ATTRIBUTES | readonly, share.directory)
+    let (top, all) = match share.readonly {
+        ReadOnly::Nowhere => (0, 0),
+        ReadOnly::Top => (libc::MOUNT_ATTR_RDONLY, 0),
+        ReadOnly::All => (0, libc::MOUNT_ATTR_RDONLY),
+    };
+    sys::set_mount_attributes(&mounts, sys::SHARE_ATTRIBUTES | all, share.recursive)
+        .and_then(|()| sys::set_mount_attributes(&mounts, sys::SHARE_ATTRIBUTES | top, false))
         .map_err(|errno| mount_error(share, "setting mount attributes", errno))?;
     Ok(Tree { share, mounts })
 }

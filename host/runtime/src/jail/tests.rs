@@ -12,6 +12,7 @@ use rustix::mount::MountFlags;
 use rustix::thread::CapabilitySet;
 
 use super::*;
+use crate::control::ReadOnly;
 
 /// Names the directory that a child works with; unset in an ordinary test run.
 const DIRECTORY: &str = "SANDBOX_TEST_JAIL";
@@ -47,7 +48,8 @@ fn done() -> ! {
 }
 
 fn share(source: PathBuf, name: &str, directory: bool, readonly: bool) -> Share {
-    Share { source, name: name.into(), directory, readonly, id_map: None, overlay: None }
+    let readonly = if readonly { ReadOnly::All } else { ReadOnly::Nowhere };
+    Share { source, name: name.into(), directory, recursive: directory, readonly, id_map: None, overlay: None }
 }
 
 fn entries(path: &str) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use agent_protocol::SHARE_DIR;
 use oci_spec::runtime::Mount;
 
-use super::{ShareError, is_readonly, resolve};
+use super::{ShareError, below, resolve};
 use crate::control::Share;
 
 /// Options of overlayfs that have no value.
@@ -20,7 +20,7 @@ pub fn is_one(mount: &Mount) -> bool {
 
 /// What the monitor is to mount; the guest is told of a bind mount with the same flags.
 pub fn share(index: usize, mount: &mut Mount, bundle: &Path, number: usize) -> Result<Share, ShareError> {
-    let readonly = is_readonly(mount);
+    let readonly = below::read_only(mount);
     let given = mount.options().clone().unwrap_or_default();
     let (own, mut flags): (Vec<_>, Vec<_>) =
         given.into_iter().partition(|option| option.contains('=') || WORDS.contains(&option.as_str()));
@@ -44,7 +44,8 @@ pub fn share(index: usize, mount: &mut Mount, bundle: &Path, number: usize) -> R
     mount.set_typ(Some("bind".to_owned()));
     mount.set_source(Some(Path::new(SHARE_DIR).join(&name)));
     mount.set_options(Some(flags));
-    Ok(Share { source, name, directory: true, readonly, id_map: None, overlay: Some(options.join(",")) })
+    let overlay = Some(options.join(","));
+    Ok(Share { source, name, directory: true, recursive: false, readonly, id_map: None, overlay })
 }
 
 /// Directories separated by colons, absolute in the answer, and the first of them. A colon in a name is `\:`, and an empty name is
@@ -85,6 +86,7 @@ fn split(list: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use crate::control::ReadOnly;
     use std::fs;
 
     use serde_json::{Value, json};
@@ -107,7 +109,7 @@ mod tests {
         let at = |name: &str| bundle.join(name).display().to_string();
         let options =
             format!("lowerdir={}:{},upperdir={},workdir={},index=off", at("a"), at("b\\:c"), at("up"), at("work"));
-        assert_eq!((share.overlay, share.source, share.readonly), (Some(options), bundle.join("a"), true));
+        assert_eq!((share.overlay, share.source, share.readonly), (Some(options), bundle.join("a"), ReadOnly::Top));
         assert_eq!(mount.options().as_deref().unwrap(), ["nosuid", "ro", "rbind"]);
         assert_eq!((mount.typ().as_deref(), share.name.as_str()), (Some("bind"), "mounts/1"));
     }
