@@ -36,8 +36,8 @@ fn run_once(vcpu: &mut VcpuFd, around: &Surroundings) -> Option<VmExit> {
                 return Some(VmExit::Reset);
             }
         }
-        // A triple fault is how a kernel resets a PC when all else fails.
-        Ok(VcpuExit::Shutdown) => return Some(VmExit::Reset),
+        // A kernel's last resort to reset a PC, which ours does by a port: here it is a defect or an attack.
+        Ok(VcpuExit::Shutdown) => return Some(VmExit::Failed("the guest's CPU met a triple fault".into())),
         Ok(VcpuExit::SystemEvent(..)) => return Some(VmExit::Reset),
         Ok(VcpuExit::Intr) => {}
         // With the interrupt controllers in KVM, a halted CPU does not come here.
