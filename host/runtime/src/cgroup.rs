@@ -61,6 +61,14 @@ pub enum CgroupError {
         /// Why.
         source: BusError,
     },
+    /// A property that an annotation asks for.
+    #[error("config.json: annotations.{key}: {reason}")]
+    Annotation {
+        /// The annotation.
+        key: String,
+        /// A clause.
+        reason: &'static str,
+    },
     /// Another container's, or what is left of one.
     #[error("--systemd-cgroup: there is a {scope} with {processes} processes already")]
     ScopeInUse {
@@ -166,7 +174,8 @@ impl HostCgroup {
             Wanted::Absolute(path) if systemd && systemd::runs() => {
                 let processes = || hierarchies.processes(path);
                 let unified = hierarchies.unified;
-                let wanted = systemd::Wanted { path, id, pid, unified, processes: &processes };
+                let properties = systemd::annotated(spec.annotations().as_ref())?;
+                let wanted = systemd::Wanted { path, id, pid, unified, properties: &properties, processes: &processes };
                 Some(Scope::start(&wanted)?)
             }
             _ => None,

@@ -187,10 +187,15 @@ fn limits_of_v1(resources: &LinuxResources) -> Result<(), BundleError> {
             }
         }
         if let Some(swappiness) = memory.swappiness().filter(|swappiness| *swappiness > 100) {
-            return Err(invalid("linux.resources.memory.swappiness", format!("{swappiness} is out of range (0 to 100)")));
+            return Err(invalid(
+                "linux.resources.memory.swappiness",
+                format!("{swappiness} is out of range (0 to 100)"),
+            ));
         }
         if memory.disable_oom_killer() == Some(true) {
-            log::warn!("linux.resources.memory.disableOOMKiller is ignored: in cgroup v2, which the guest has, nothing can wait for memory");
+            log::warn!(
+                "linux.resources.memory.disableOOMKiller is ignored: in cgroup v2, which the guest has, nothing can wait for memory"
+            );
         }
     }
     if let Some(cpu) = resources.cpu() {

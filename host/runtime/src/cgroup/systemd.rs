@@ -1,6 +1,7 @@
 //! Where systemd runs and its driver is asked for, a container's cgroup is that of a scope: systemd makes it and is told of
 //! the limits, so that it neither removes nor resets what it knows nothing of. What it has no property for is written to files.
 
+mod annotations;
 mod bus;
 mod message;
 mod properties;
@@ -13,6 +14,7 @@ use zbus::Variant;
 
 use super::CgroupError;
 use super::limits::Setting;
+pub use annotations::{Value, properties as annotated};
 use bus::Bus;
 pub use bus::BusError;
 use properties::Property;
@@ -25,7 +27,7 @@ const REPLACE: &str = "replace";
 const RUNTIME: bool = true;
 
 /// Auxiliary units, which come with one: none.
-type Auxiliary = Vec<(String, Vec<Property>)>;
+type Auxiliary = Vec<(String, Vec<Property<'static>>)>;
 
 /// A unit of systemd that holds processes which others start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ pub struct Wanted<'a> {
     pub pid: Pid,
     /// cgroup v2.
     pub unified: bool,
+    /// What annotations ask for.
+    pub properties: &'a [(String, Value)],
     /// How many processes are in its cgroup.
     pub processes: &'a dyn Fn() -> usize,
 }
@@ -79,9 +83,9 @@ impl Scope {
         Ok(scope)
     }
 
-    fn unit(&self, slice: &str, wanted: &Wanted<'_>) -> (&str, &str, Vec<Property>, Auxiliary) {
+    fn unit<'a>(&'a self, slice: &str, wanted: &'a Wanted<'_>) -> (&'a str, &'a str, Vec<Property<'a>>, Auxiliary) {
         let io_accounting = if wanted.unified { "IOAccounting" } else { "BlockIOAccounting" };
-        let mut list: Vec<Property> = vec![
+        let mut list: Vec<Property<'_>> = vec![
             ("Description", format!("sandbox container {}", wanted.id).into()),
             ("Slice", slice.to_owned().into()),
             ("PIDs", vec![wanted.pid.as_raw_nonzero().get() as u32].into()),
@@ -90,6 +94,7 @@ impl Scope {
         ];
         let accounting = ["MemoryAccounting", "CPUAccounting", io_accounting, "TasksAccounting"];
         list.extend(accounting.map(|name| (name, Variant::from(true))));
+        list.extend(wanted.properties.iter().map(|(name, value)| (name.as_str(), value.variant())));
         (&self.name, REPLACE, list, Auxiliary::new())
     }
 

@@ -30,7 +30,9 @@ fn file_systems() {
 fn a_report_has_a_line_for_each_finding() {
     let directory = tempfile::tempdir().unwrap();
     let mut out = Vec::new();
-    let healthy = run(&directory.path().join("root"), directory.path(), &GuestFiles::configured(&Settings::default()), &mut out).unwrap();
+    let healthy =
+        run(&directory.path().join("root"), directory.path(), &GuestFiles::configured(&Settings::default()), &mut out)
+            .unwrap();
     let text = String::from_utf8(out).unwrap();
     println!("{text}");
     for line in text.lines() {

@@ -5,7 +5,7 @@ use zbus::Variant;
 use super::super::limits::{Setting, bytes};
 
 /// A unit's property, by its name.
-pub type Property = (&'static str, Variant<'static>);
+pub type Property<'a> = (&'a str, Variant<'static>);
 
 /// No limit, and the default weight.
 const NONE: u64 = u64::MAX;
@@ -24,8 +24,8 @@ const ALLOWED_SINCE: u32 = 244;
 const IDLE_SINCE: u32 = 252;
 
 /// Those of `settings` that this version of systemd knows.
-pub fn of(settings: &[Setting], version: u32) -> Vec<Property> {
-    let mut list: Vec<Property> = settings.iter().filter_map(|setting| simple(setting, version)).collect();
+pub fn of(settings: &[Setting], version: u32) -> Vec<Property<'static>> {
+    let mut list: Vec<Property<'static>> = settings.iter().filter_map(|setting| simple(setting, version)).collect();
     let (quota, period) = settings.iter().fold((None, None), cpu_time);
     if let Some(period) = period.filter(|_| version >= QUOTA_PERIOD_SINCE) {
         list.push(("CPUQuotaPeriodUSec", period.into()));
@@ -36,7 +36,7 @@ pub fn of(settings: &[Setting], version: u32) -> Vec<Property> {
     list
 }
 
-fn simple(setting: &Setting, version: u32) -> Option<Property> {
+fn simple(setting: &Setting, version: u32) -> Option<Property<'static>> {
     let value = setting.value.trim();
     let size = || if matches!(value, "max" | "-1") { Some(NONE) } else { bytes(value) };
     let number = || value.parse::<u64>().ok();
