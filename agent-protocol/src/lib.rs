@@ -4,7 +4,7 @@ pub mod cgroup;
 mod plain;
 pub mod stats;
 
-pub use plain::Plain;
+pub use plain::{Plain, SignalWords};
 
 /// Messages, generated from `proto/agent.proto`.
 #[allow(warnings, missing_docs, clippy::all)] // generated

@@ -22,6 +22,35 @@ impl fmt::Display for Plain<'_> {
     }
 }
 
+/// How a process ended by a signal reads in the errors of runc, which are Go's: `killed`, `bad system call`.
+pub struct SignalWords(pub i32);
+
+impl fmt::Display for SignalWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            1 => "hangup",
+            2 => "interrupt",
+            3 => "quit",
+            4 => "illegal instruction",
+            5 => "trace/breakpoint trap",
+            6 => "aborted",
+            7 => "bus error",
+            8 => "floating point exception",
+            9 => "killed",
+            10 => "user defined signal 1",
+            11 => "segmentation fault",
+            12 => "user defined signal 2",
+            13 => "broken pipe",
+            14 => "alarm clock",
+            15 => "terminated",
+            24 => "CPU time limit exceeded",
+            25 => "file size limit exceeded",
+            31 => "bad system call",
+            other => return write!(f, "signal {other}"),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +60,7 @@ mod tests {
         let error = io::Error::from_raw_os_error(2);
         assert_eq!(Plain(&error).to_string(), "no such file or directory");
         assert_eq!(Plain(&io::Error::other("Odd")).to_string(), "odd");
+        assert_eq!(SignalWords(31).to_string(), "bad system call");
+        assert_eq!(SignalWords(40).to_string(), "signal 40");
     }
 }

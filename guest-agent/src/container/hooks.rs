@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_protocol::Plain;
+use agent_protocol::{Plain, SignalWords};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -98,7 +98,7 @@ fn run(hook: &HookPlan, state: &[u8], root: Option<&Path>) -> Result<(), Problem
             }
             let how = match (status.exit_status(), status.terminating_signal()) {
                 (Some(status), _) => format!("exit status {status}"),
-                (None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
+                (None, signal) => format!("signal: {}", SignalWords(signal.unwrap_or_default())),
             };
             Err(Problem::Failed { how, output: String::from_utf8_lossy(&tail).trim_end().to_owned() })
         }
@@ -206,7 +206,7 @@ mod tests {
     fn failures_are_told_with_the_last_words() {
         let error = run_one("echo why >&2; exit 3", None).unwrap_err();
         assert_eq!(error, r#"error running hook hooks.createContainer[0] ("/bin/sh"): exit status 3, output: why"#);
-        assert!(run_one("kill -9 $$", None).unwrap_err().contains("signal 9"));
+        assert!(run_one("kill -9 $$", None).unwrap_err().contains("signal: killed"));
         let long = run_one("yes | head -c 1000000; exit 1", None).unwrap_err();
         assert!(long.len() < 2 * TAIL, "{}", long.len());
     }

@@ -25,7 +25,7 @@ const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "-sandbox\ncommit: sandbox-",
     env!("CARGO_PKG_VERSION"),
-    "\nspec: 1.2.0"
+    "\nspec: 1.2.1"
 );
 
 /// Runs OCI containers, each in a micro-VM of its own.

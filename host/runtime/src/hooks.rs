@@ -111,7 +111,7 @@ pub enum Failure {
     /// It ended, but not well.
     #[error("{end}, stdout: {}, stderr: {}", shown(.stdout), shown(.stderr))]
     Status {
-        /// `exit status N` or `signal: N`.
+        /// `exit status N` or `signal: WORDS`.
         end: String,
         /// The last that it wrote.
         stdout: String,

@@ -53,7 +53,8 @@ pub struct Machine {
 
 /// One TiB: more than one guest's memory map and any sensible request.
 pub const MOST_MEMORY_MIB: u64 = 1 << 20;
-const MOST_VCPUS: u64 = 255;
+/// As many as the guest's CPU table holds.
+pub const MOST_VCPUS: u8 = vmm::boot::MAX_VCPUS;
 
 impl Machine {
     /// The size that a configuration asks for, with the built-in settings.
@@ -71,7 +72,7 @@ impl Machine {
                 limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)
             }),
         };
-        let vcpus = annotation(spec, allowed, VCPUS_ANNOTATION, 1, MOST_VCPUS)?;
+        let vcpus = annotation(spec, allowed, VCPUS_ANNOTATION, 1, u64::from(MOST_VCPUS))?;
         let vcpus = vcpus.and_then(|vcpus| u8::try_from(vcpus).ok()).unwrap_or(settings.defaults.vcpus);
         Ok(Self { memory_mib, vcpus, cache: settings.share.cache })
     }

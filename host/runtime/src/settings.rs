@@ -12,7 +12,7 @@ use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Plain, shown};
-use crate::machine::{MEMORY_ANNOTATION, MINIMUM_MEMORY_MIB, MOST_MEMORY_MIB, VCPUS_ANNOTATION};
+use crate::machine::{MEMORY_ANNOTATION, MINIMUM_MEMORY_MIB, MOST_MEMORY_MIB, MOST_VCPUS, VCPUS_ANNOTATION};
 
 /// Environment variable: another file.
 pub const VARIABLE: &str = "SANDBOX_CONFIG";
@@ -230,8 +230,8 @@ impl Settings {
         for (key, path) in [("kernel", &self.kernel), ("initramfs", &self.initramfs)] {
             absolute(path).map_err(|message| ("", key, message))?;
         }
-        if self.defaults.vcpus == 0 {
-            return Err(("defaults", "vcpus", "give a number from 1 to 255".to_string()));
+        if !(1..=MOST_VCPUS).contains(&self.defaults.vcpus) {
+            return Err(("defaults", "vcpus", format!("give a number from 1 to {MOST_VCPUS}")));
         }
         if !(MINIMUM_MEMORY_MIB..=MOST_MEMORY_MIB).contains(&self.defaults.memory_mib) {
             let message = format!("give a number from {MINIMUM_MEMORY_MIB} to {MOST_MEMORY_MIB}");
@@ -367,7 +367,8 @@ mod tests {
             ("vcpus = 1", "line 1, column 1: unknown key vcpus"),
             ("[share]\ncolour = 1", "line 2, column 1: unknown key colour in [share]"),
             ("\n[defaults]\nvcpus = 'two'", "line 3, column 9: invalid type: string \"two\", expected u8"),
-            ("[defaults]\nvcpus = 0", "line 2, column 9: defaults.vcpus: give a number from 1 to 255"),
+            ("[defaults]\nvcpus = 0", "line 2, column 9: defaults.vcpus: give a number from 1 to 32"),
+            ("[defaults]\nvcpus = 33", "line 2, column 9: defaults.vcpus: give a number from 1 to 32"),
             ("[defaults]\nvcpus = 256", "line 2, column 9: invalid value: integer `256`, expected u8"),
             ("[defaults]\nmemory_mib = 63", "line 2, column 14: defaults.memory_mib: give a number from 64 to 1048576"),
             ("kernel = 'vmlinux'", "line 1, column 10: kernel: \"vmlinux\" is not an absolute path"),

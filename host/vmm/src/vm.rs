@@ -121,7 +121,7 @@ impl Vm {
     }
 
     /// Loads kernel and initramfs, appends `arguments` to the command line, and starts a thread per vCPU. Each runs `on_start`,
-    /// and none enters the guest before all are there.
+    /// and none enters the guest before [`Ready::go`].
     ///
     /// # Errors
     /// [`VmError`]; nothing runs then.
@@ -133,7 +133,7 @@ impl Vm {
         arguments: &str,
         on_start: &ThreadStart,
         observer: Arc<dyn Observer>,
-    ) -> Result<Running, VmError> {
+    ) -> Result<Ready, VmError> {
         let vcpus = vcpus.max(1);
         self.command_line.add_arguments(arguments).map_err(BootError::from)?;
         boot::write_mp_table(&self.memory, vcpus)?;
@@ -151,8 +151,7 @@ impl Vm {
             };
             std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || thread.run(id == 0))?;
         }
-        all_there.wait();
-        Ok(Running { _fd: self.fd, _memory: self.memory })
+        Ok(Ready { all_there, running: Running { _fd: self.fd, _memory: self.memory } })
     }
 
     fn create_vcpus(&self, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, VmError> {
@@ -201,6 +200,20 @@ pub trait Observer: Send + Sync {
 
     /// A vCPU has ended, and with it the VM.
     fn exited(&self, exit: VmExit);
+}
+
+/// A VM whose threads wait for the word.
+pub struct Ready {
+    all_there: Arc<Barrier>,
+    running: Running,
+}
+
+impl Ready {
+    /// Lets the vCPUs enter the guest, once all are there.
+    pub fn go(self) -> Running {
+        self.all_there.wait();
+        self.running
+    }
 }
 
 /// A VM that runs until its [`Observer`] is told otherwise. Its threads end with the process.

@@ -181,6 +181,5 @@ mod tests {
     #[test]
     fn none_is_an_error() {
         assert!(matches!(Hierarchies::parse(TMPFS, "0::/"), Err(CgroupError::None)));
-        assert_eq!(unescape("/a\\040b"), Path::new("/a b"));
     }
 }

@@ -58,7 +58,7 @@ fn failures_are_told_in_one_line() {
         "error running hook #0: createRuntime hook /bin/sh: exit status 3, stdout: said, stderr: why more"
     );
     let text = run(shell("kill -9 $$"), b"").unwrap_err().to_string();
-    assert!(text.contains(": signal: 9, "), "{text}");
+    assert!(text.contains(": signal: killed, "), "{text}");
     let text = run(json!({"path": "/none/such"}), b"").unwrap_err().to_string();
     assert!(text.ends_with("hook /none/such: cannot start it: no such file or directory"), "{text}");
 }

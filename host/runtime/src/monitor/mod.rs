@@ -131,13 +131,13 @@ fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> 
     vm.add_device(Box::new(Console::new(reporter.console().clone(), device_loop.handle())))?;
     reporter.send(&MonitorEvent::VmCreated { at_ns: now_ns() });
     let observer: Arc<Reporter> = Arc::clone(reporter);
-    let running =
+    let ready =
         vm.start(config.vcpus, &mut parts.kernel, &mut parts.initramfs, &config.kernel_arguments, &on_start, observer)?;
     // The loop runs as long as the process: its destructor would wait for it.
     std::mem::forget(device_loop);
     jail::drop_thread_capabilities()?;
     seccomp::apply(ThreadKind::Main)?;
-    Ok(running)
+    Ok(ready.go())
 }
 
 fn share_device(jail: JailHandles, cache: CachePolicy, on_start: &ThreadStart) -> Result<Fs, FsError> {

@@ -9,8 +9,10 @@ use crate::layout;
 /// - `reboot=k`: pulse the keyboard controller's reset line, which the monitor watches; `panic=-1`: do so at once after a panic.
 /// - `tsc=reliable`, `no_timer_check`: KVM's clock needs no cross-checks; they are delay loops.
 /// - `random.trust_cpu=on`: with virtio-rng behind it; without it, early users of randomness wait.
+/// - `swiotlb=noforce`: a guest of 4 GiB or more would set 64 MiB aside for devices that cannot reach high memory; it has none.
+/// - `dummy.numdummies=0`: no link `dummy0` that nobody asked for.
 const BASE: &str = "quiet console=hvc0 earlyprintk=serial,ttyS0,115200 reboot=k panic=-1 \
-    tsc=reliable no_timer_check random.trust_cpu=on";
+    tsc=reliable no_timer_check random.trust_cpu=on swiotlb=noforce dummy.numdummies=0";
 
 /// Why a command line is refused.
 #[derive(Debug, thiserror::Error)]

@@ -8,5 +8,5 @@ mod pvh;
 
 pub use cmdline::{CommandLine, CommandLineError};
 pub use kernel_image::{KernelImage, KernelImageError, Segment};
-pub use mptable::{MpTableError, write_mp_table};
+pub use mptable::{MAX_VCPUS, MpTableError, write_mp_table};
 pub use pvh::{BootError, Entry, load};
