@@ -86,6 +86,9 @@ pub enum Error {
     /// Not all processes could be frozen.
     #[error("cannot freeze the container: {}", Plain(.0))]
     Freeze(io::Error),
+    /// A container's user was to have it.
+    #[error("cannot give the cgroup to the container's user: {}", Plain(.0))]
+    Owner(io::Error),
     /// The program that decides over devices.
     #[error("cannot apply linux.resources.devices: {}", Plain(.0))]
     Devices(io::Error),
@@ -122,6 +125,20 @@ impl Cgroup {
                 Err(error)
             }
         }
+    }
+
+    /// Makes it a user's, with those of its files that the kernel means to be delegated.
+    pub fn give_to(&self, uid: u32) -> Result<(), Error> {
+        let files = fs::read_to_string("/sys/kernel/cgroup/delegate")
+            .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
+        std::os::unix::fs::chown(&self.path, Some(uid), None).map_err(Error::Owner)?;
+        for file in files.lines() {
+            match std::os::unix::fs::chown(self.path.join(file), Some(uid), None) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(Error::Owner)?,
+            }
+        }
+        Ok(())
     }
 
     fn limit(&self, resources: Option<&LinuxResources>, fd: BorrowedFd<'_>) -> Result<(), Error> {

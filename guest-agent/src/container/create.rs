@@ -1,10 +1,12 @@
 //! CreateContainer, the agent's side.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use agent_protocol::agent::{CreateContainerRequest, Stdio};
 use rustix::fs::Uid;
+use rustix::mount::MountFlags;
 use tokio::sync::oneshot;
 
 use super::birth::{self, Born};
@@ -88,6 +90,10 @@ async fn build(
     let joined = plan.namespaces.joined.iter().map(|(_, path)| path.as_path());
     agent.containers.mount_share([plan.root()].into_iter().chain(sources).chain(joined)).await?;
     let (cgroup, cgroup_fd) = Cgroup::create(id, plan.spec.linux().as_ref())?;
+    if let Some(Err(error)) = cgroup_owner(&plan).map(|uid| cgroup.give_to(uid)) {
+        cgroup.remove();
+        return Err(error.into());
+    }
     let born = match give_birth(agent, (&plan, keyring.as_ref()), &streams, stdio, (&cgroup, cgroup_fd), state) {
         Ok(born) => born,
         Err(error) => {
@@ -119,6 +125,20 @@ async fn build(
     let container = Arc::new(container);
     tokio::spawn(supervise(agent.clone(), container.clone(), exit, flushed, report));
     Ok((container, mounted_ns))
+}
+
+/// Whose the container's cgroup is to be ("Cgroup ownership" of config-linux.md): its user's, where it can see and write it.
+fn cgroup_owner(plan: &Plan) -> Option<u32> {
+    let writable = plan.mounts.iter().any(|mount| {
+        matches!(mount.fs_type.as_str(), "cgroup" | "cgroup2")
+            && mount.destination == Path::new("/sys/fs/cgroup")
+            && !mount.options.flags.contains(MountFlags::RDONLY)
+    });
+    if !writable || !plan.namespaces.is_own(libc::CLONE_NEWCGROUP) || !plan.namespaces.is_own(libc::CLONE_NEWUSER) {
+        return None;
+    }
+    let mappings = plan.spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref());
+    identity::outside(mappings, plan.process.given.user().uid())
 }
 
 /// The clone. No await between it and [`crate::reaper::Reaper::watch`].

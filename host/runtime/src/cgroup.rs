@@ -69,6 +69,9 @@ pub enum CgroupError {
         /// A clause.
         reason: &'static str,
     },
+    /// A process in it would never run.
+    #[error("container's cgroup unexpectedly frozen: {} (thaw it, or give another linux.cgroupsPath)", .0.display())]
+    Frozen(PathBuf),
     /// Another container's, or what is left of one.
     #[error("--systemd-cgroup: there is a {scope} with {processes} processes already")]
     ScopeInUse {
@@ -160,6 +163,20 @@ struct Place {
     made: bool,
 }
 
+impl Place {
+    /// By itself or by one above it.
+    fn is_frozen(&self) -> bool {
+        let says = |file: &str, line: &str| {
+            hierarchy::read(&self.path, file).is_ok_and(|text| text.lines().any(|l| l == line))
+        };
+        if self.controllers.is_empty() {
+            says("cgroup.freeze", "1") || says("cgroup.events", "frozen 1")
+        } else {
+            says("freezer.state", "FROZEN") || says("freezer.state", "FREEZING")
+        }
+    }
+}
+
 impl HostCgroup {
     /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host but for
     /// [that of CPU time](Self::limit_cpu_time), and moves `pid`, the process behind the container's, into it. When that fails, no
@@ -181,7 +198,7 @@ impl HostCgroup {
             _ => None,
         };
         let cgroup = Self { scope, ..empty }.create_in(&hierarchies, &wanted, resources)?;
-        match cgroup.add_process(pid) {
+        match cgroup.check_usable().and_then(|()| cgroup.add_process(pid)) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 cgroup.forget();
@@ -210,6 +227,19 @@ impl HostCgroup {
                 Err(error)
             }
         }
+    }
+
+    /// Whether a process can run in it. One that was there before may hold others, which is told, as runc does.
+    fn check_usable(&self) -> Result<(), CgroupError> {
+        if let Some(frozen) = self.places.iter().find(|place| place.is_frozen()) {
+            return Err(CgroupError::Frozen(frozen.path.clone()));
+        }
+        let others = self.places.iter().filter(|place| !place.made);
+        let others = others.map(|place| removal::processes(&place.path).len()).max().unwrap_or(0);
+        if others > 0 {
+            log::warn!("container's cgroup is not empty: {others} process(es) found");
+        }
+        Ok(())
     }
 
     /// Takes back what was made.
@@ -370,6 +400,11 @@ impl HostCgroup {
             Some(place) if ended => Ok(Some(Barren::Within(place.path.clone()))),
             _ => Ok(None),
         }
+    }
+
+    /// Something runs in it, or has just ended.
+    pub fn has_processes(&self) -> bool {
+        self.places.iter().any(|place| !removal::processes(&place.path).is_empty())
     }
 
     /// Removes it, not its parents, once its processes have ended; it kills none, and waits a limited time. One that was there

@@ -33,7 +33,11 @@ pub enum SpecError {
 /// Writes `directory`/config.json, unless there is one.
 pub fn write(directory: &Path, rootless: bool) -> Result<(), SpecError> {
     let path = directory.join("config.json");
-    let text = if rootless { rootless_text(geteuid().as_raw(), getegid().as_raw()) } else { CONFIG.to_string() };
+    let mut text = if rootless { rootless_text(geteuid().as_raw(), getegid().as_raw()) } else { CONFIG.to_string() };
+    // As runc: where the host has hierarchies of v1, containers see the path of their cgroup.
+    if !rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type == libc::CGROUP2_SUPER_MAGIC) {
+        text = text.replacen(CGROUP_NAMESPACE, "", 1);
+    }
     let written = OpenOptions::new().write(true).create_new(true).open(&path);
     match written.and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => Ok(()),
@@ -66,6 +70,8 @@ fn rootless_text(uid: u32, gid: u32) -> String {
     }
     text
 }
+
+const CGROUP_NAMESPACE: &str = ",\n\t\t\t{\n\t\t\t\t\"type\": \"cgroup\"\n\t\t\t}";
 
 const RESOURCES: &str = concat!(
     "\t\t\"resources\": {\n\t\t\t\"devices\": [\n\t\t\t\t{\n\t\t\t\t\t\"allow\": false,\n",

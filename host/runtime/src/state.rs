@@ -244,6 +244,13 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StateError {
     move |source| StateError::Io { path, source }
 }
 
+/// Of all containers below ROOT, as far as they can be read.
+fn records(root: &Path) -> impl Iterator<Item = Record> {
+    let ids = StateDir::list(root).unwrap_or_default();
+    let root = root.to_owned();
+    ids.into_iter().filter_map(move |id| read_record(&root.join(id.as_str()).join(RECORD)).ok().flatten())
+}
+
 fn read_record(path: &Path) -> io::Result<Option<Record>> {
     match fs::read(path) {
         Ok(text) => {
@@ -341,7 +348,7 @@ fn sweep(root: &Path, path: &Path) -> io::Result<Found> {
     if asked_for(&record) {
         return Ok(Found::Container);
     }
-    record.as_ref().map_or(Ok(()), clear).map_err(io::Error::other)?;
+    record.as_ref().map_or(Ok(()), |record| clear(root, record)).map_err(io::Error::other)?;
     discard(root, path).map(|()| Found::Nothing)
 }
 

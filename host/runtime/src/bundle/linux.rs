@@ -150,8 +150,11 @@ fn resources(resources: &LinuxResources) -> Result<(), BundleError> {
     for (index, rule) in resources.devices().iter().flatten().enumerate() {
         let access = rule.access().as_deref().unwrap_or_default();
         if !access.bytes().all(|byte| b"rwm".contains(&byte)) {
-            let reason = format!("{:?} is not made of r, w and m", brief(access));
-            return Err(invalid(format!("linux.resources.devices[{index}].access"), reason));
+            // As with runc.
+            log::warn!(
+                "linux.resources.devices[{index}].access: {:?} holds other letters than r, w and m, which are ignored",
+                brief(access)
+            );
         }
     }
     limits_of_v1(resources)?;
@@ -164,9 +167,12 @@ fn resources(resources: &LinuxResources) -> Result<(), BundleError> {
         }
     }
     for (name, _) in resources.unified().iter().flatten() {
-        if name.is_empty() || name == "." || name == ".." || name.contains('/') {
-            let field = format!("linux.resources.unified.{}", brief(name));
-            return Err(invalid(field, "a key is the name of a file of the cgroup, without a slash"));
+        let field = || format!("linux.resources.unified.{}", brief(name));
+        if name.contains('/') || name.starts_with('.') {
+            return Err(invalid(field(), "a key is the name of a file of the cgroup, without a slash"));
+        }
+        if !name.contains('.') {
+            return Err(invalid(field(), "the specified key has not the form CONTROLLER.VALUE"));
         }
     }
     Ok(())

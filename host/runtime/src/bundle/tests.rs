@@ -174,11 +174,7 @@ fn values_that_cannot_be_are_named() {
         ("/linux/resources", json!({"cpu": {"cpus": "a-b"}}), "linux.resources.cpu.cpus"),
         ("/linux/resources", json!({"cpu": {"idle": 2}}), "linux.resources.cpu.idle"),
         ("/linux/resources", json!({"blockIO": {"weight": 9}}), "linux.resources.blockIO.weight"),
-        (
-            "/linux/resources",
-            json!({"devices": [{"allow": true, "access": "rx"}]}),
-            "linux.resources.devices[0].access",
-        ),
+        ("/linux/resources", json!({"unified": {"memory": "1"}}), "linux.resources.unified.memory"),
         ("/linux/resources", json!({"unified": {"../cpu.max": "1"}}), "linux.resources.unified.../cpu.max"),
         (
             "/linux/resources",

@@ -215,17 +215,25 @@ pub(super) struct UpdateArguments {
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
 
-    /// Bytes
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    /// Bytes, or with a unit: 50M
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size)]
     memory: Option<i64>,
 
     /// Bytes that are given up last
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size)]
     memory_reservation: Option<i64>,
 
     /// Bytes of memory and swap together
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size)]
     memory_swap: Option<i64>,
+
+    /// Without effect
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size, hide = true)]
+    kernel_memory: Option<i64>,
+
+    /// Without effect
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size, hide = true)]
+    kernel_memory_tcp: Option<i64>,
 
     /// Processes and threads
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -252,6 +260,9 @@ impl UpdateArguments {
         if self.mem_bw_schema.is_some() {
             return Err(CommandError::CacheControl("--mem-bw-schema"));
         }
+        if self.kernel_memory.or(self.kernel_memory_tcp).is_some() {
+            log::warn!("--kernel-memory, --kernel-memory-tcp: limits of kernel memory are ignored");
+        }
         let fields: [(&'static str, Value); 14] = [
             ("blockIO/weight", json!(self.blkio_weight)),
             ("cpu/period", json!(self.cpu_period)),
@@ -273,9 +284,51 @@ impl UpdateArguments {
     }
 }
 
+/// Bytes as runc's callers write them: `50M`, `1.5g`, `64KiB`, `7b`, units of 1,024; -1 is no limit.
+fn size(text: &str) -> Result<i64, String> {
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let wrong = || format!("{text:?} is no size such as 50M");
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = unit.to_ascii_lowercase();
+    let power = match unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit) {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.trim_end().parse().map_err(|_| wrong())?;
+    let bytes = number * 1024f64.powi(power);
+    if (0.0..9e18).contains(&bytes) { Ok(bytes as i64) } else { Err(wrong()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, want) in [
+            ("-1", -1),
+            ("0", 0),
+            ("67108864", 64 << 20),
+            ("50M", 50 << 20),
+            ("1.5g", 3 << 29),
+            ("64KiB", 64 << 10),
+            ("7b", 7),
+            ("2 kb", 2048),
+        ] {
+            assert_eq!(size(text), Ok(want), "{text}");
+        }
+        for text in ["", "M", "-2", "5x", "1e400", "nan", "inf", "50MM", "9999P", "5 5"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times() {

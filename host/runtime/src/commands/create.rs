@@ -97,7 +97,7 @@ pub(super) fn make(options: &Options, mut foreground: Option<&mut Foreground>) -
         Err(error) => {
             // Nobody can ask for it: it was never made.
             if let Some(record) = state.read()? {
-                delete::clear_up(&record)?;
+                delete::clear_up(&options.root, &record)?;
             }
             state.remove()?;
             Err(error)

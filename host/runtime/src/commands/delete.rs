@@ -30,7 +30,7 @@ fn remove(root: &Path, id: &ContainerId, force: bool) -> Result<(), CommandError
             Status::Stopped => {}
             _ => end::end(&state, &record)?,
         }
-        clear_up(&record)?;
+        clear_up(root, &record)?;
     }
     state.remove()?;
     log::debug!("state directory {} is removed", root.join(id.as_str()).display());
@@ -38,8 +38,8 @@ fn remove(root: &Path, id: &ContainerId, force: bool) -> Result<(), CommandError
 }
 
 /// Removes what a container that has ended leaves beside its state, and runs the hooks for that.
-pub(super) fn clear_up(record: &Record) -> Result<(), CommandError> {
-    clear(record)?;
+pub(super) fn clear_up(root: &Path, record: &Record) -> Result<(), CommandError> {
+    clear(root, record)?;
     // Each failure is logged, and the rest is removed nevertheless.
     let _ = hooks::run_all(Phase::Poststop, &record.poststop, record.shown_json().as_bytes(), None);
     Ok(())

@@ -123,8 +123,31 @@ fn begin(
     handover::tell(&options.handover, proxy)
 }
 
+/// Those that a host can have, by the names of v1 and v2.
+const CONTROLLERS: [&str; 15] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "io",
+    "blkio",
+    "pids",
+    "devices",
+    "hugetlb",
+    "freezer",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "rdma",
+    "name=systemd",
+];
+
 /// runc takes `[controller,…:]path` several times. The guest has one hierarchy: all must name one path.
 fn sub_cgroup(given: &[String]) -> Result<String, CommandError> {
+    let controllers = given.iter().filter_map(|text| text.rsplit_once(':')).flat_map(|(list, _)| list.split(','));
+    if let Some(unknown) = controllers.into_iter().find(|name| !CONTROLLERS.contains(name)) {
+        return Err(CommandError::UnknownController(unknown.to_owned()));
+    }
     let mut paths = given.iter().map(|text| text.rsplit_once(':').map_or(text.as_str(), |(_, path)| path));
     let first = paths.next().unwrap_or_default();
     if paths.all(|path| path == first) { Ok(first.to_string()) } else { Err(CommandError::SubCgroups) }
@@ -141,5 +164,6 @@ mod tests {
         assert_eq!(path(&["a/b"]).unwrap(), "a/b");
         assert_eq!(path(&["cpu,memory:a", "pids:a"]).unwrap(), "a");
         assert!(path(&["cpu:a", "memory:b"]).is_err());
+        assert_eq!(path(&["whaaat:/"]).unwrap_err().to_string(), "unknown controller whaaat in --cgroup");
     }
 }

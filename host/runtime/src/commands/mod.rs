@@ -84,7 +84,9 @@ pub enum CommandError {
         source: io::Error,
     },
     /// A terminal without somebody who takes it.
-    #[error("process.terminal is true in config.json: name a socket that takes the terminal with --console-socket")]
+    #[error(
+        "cannot allocate tty if runc will detach without setting console socket: use --console-socket, or a process without a terminal"
+    )]
     NoConsoleSocket,
     /// Somebody waits for a terminal that there will not be.
     #[error("--console-socket is only for a container with a terminal: set process.terminal to true in config.json")]
@@ -92,6 +94,9 @@ pub enum CommandError {
     /// `--preserve-fds`.
     #[error(transparent)]
     Preserved(#[from] PreservedError),
+    /// `--cgroup` with a name before the colon.
+    #[error("unknown controller {0} in --cgroup")]
+    UnknownController(String),
     /// Started before.
     #[error("cannot start an already running container")]
     AlreadyRunning,

@@ -23,7 +23,7 @@ pub fn detached(options: &Options) -> Result<(), CommandError> {
 pub fn attached(options: &Options, keep: bool) -> Result<u8, CommandError> {
     let mut foreground = Foreground::new()?;
     let mut made = make(options, Some(&mut foreground))?;
-    let carried = match execute(&mut made, &mut foreground) {
+    let carried = match execute(&mut made, &mut foreground, keep) {
         Ok(carried) => carried,
         Err(error) => {
             made.proxy.abort();
@@ -47,10 +47,12 @@ pub fn attached(options: &Options, keep: bool) -> Result<u8, CommandError> {
     }
 }
 
-fn execute(made: &mut Made, foreground: &mut Foreground) -> Result<Option<Carried>, CommandError> {
+fn execute(made: &mut Made, foreground: &mut Foreground, keep: bool) -> Result<Option<Carried>, CommandError> {
     let carried = foreground.carry(made.console.take())?;
     made.proxy.tell(&ToProxy::Start)?;
     made.proxy.expect(&FromProxy::Started)?;
+    // One that is kept is not abandoned when its command has ended.
+    made.record.attached &= !keep;
     start::running(&made.state, &mut made.record)?;
     Ok(carried)
 }

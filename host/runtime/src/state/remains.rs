@@ -1,8 +1,10 @@
 //! What a container that has ended can leave on the host, when its proxy was killed.
 
+use std::path::Path;
+
 use crate::cgroup::CgroupError;
 use crate::process_id::DEATH_TIMEOUT;
-use crate::state::Record;
+use crate::state::{Record, records};
 
 /// Something is left.
 #[derive(Debug, thiserror::Error)]
@@ -15,8 +17,9 @@ pub enum RemainsError {
     Cgroup(#[from] CgroupError),
 }
 
-/// Ends the monitor and removes the cgroup of a container whose proxy has ended.
-pub fn clear(record: &Record) -> Result<(), RemainsError> {
+/// Ends the monitor and removes the cgroup of a container whose proxy has ended. A cgroup that another container of ROOT runs in stays,
+/// until that one is deleted.
+pub fn clear(root: &Path, record: &Record) -> Result<(), RemainsError> {
     // The monitor ends when its proxy does; one whose proxy was killed may still be at it, and it holds the container's files.
     if let Some(monitor) = record.monitor.and_then(|monitor| monitor.open()) {
         monitor.kill();
@@ -24,5 +27,14 @@ pub fn clear(record: &Record) -> Result<(), RemainsError> {
             return Err(RemainsError::Immortal(record.id.clone()));
         }
     }
-    Ok(record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove())?)
+    let Some(cgroup) = &record.cgroup else { return Ok(()) };
+    let paths = cgroup.paths();
+    let shares = |other: &Record| other.id != record.id && other.cgroup.as_ref().is_some_and(|c| c.paths() == paths);
+    let other =
+        if cgroup.has_processes() { records(root).find(|other| shares(other) && other.proxy.is_alive()) } else { None };
+    match other {
+        Some(other) => log::debug!("container {:?} is in the same cgroup, which stays", other.id),
+        None => cgroup.remove()?,
+    }
+    Ok(())
 }
