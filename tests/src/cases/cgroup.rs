@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::any;
-use super::lifecycle::Created;
+use super::lifecycle::{Created, call};
 use crate::bundle::Root;
 use crate::{Case, Env};
 
 pub(super) const CASES: &[Case] = &[
     any("cgroup::cpu_time_is_limited_from_start_on", 240, cpu_time),
     any("cgroup::out_of_memory_is_counted", 300, out_of_memory),
+    any("cgroup::frozen_one_is_refused", 120, frozen),
+    any("cgroup::shared_one_stays", 180, shared),
+    any("cgroup::is_its_users_in_a_user_namespace", 120, owner),
 ];
 
 const DEVICES: &str = r#"[{ "allow": false, "access": "rwm" }]"#;
@@ -75,4 +78,77 @@ fn out_of_memory(env: &Env) {
     assert_eq!(kills(), if once { "1" } else { "2" });
     let beside = directory.with_file_name(format!("{}.oom", directory.file_name().expect("a name").to_string_lossy()));
     assert!(!beside.exists());
+}
+
+/// A cgroup of the host that a test made, frozen.
+struct Frozen(PathBuf, &'static str, &'static str);
+
+impl Frozen {
+    fn new(name: &str) -> Frozen {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let frozen = match root.join("cgroup.controllers").exists() {
+            true => Frozen(root.join(name), "cgroup.freeze", "0"),
+            false => Frozen(root.join("freezer").join(name), "freezer.state", "THAWED"),
+        };
+        fs::create_dir(&frozen.0).expect("make a cgroup");
+        let word = if frozen.2 == "0" { "1" } else { "FROZEN" };
+        fs::write(frozen.0.join(frozen.1), word).expect("freeze");
+        frozen
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // What fails here, the census reports.
+        let _ = fs::write(self.0.join(self.1), self.2);
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// A process that is put into it would wait for ever.
+fn frozen(env: &Env) {
+    let cgroup = Frozen::new("itest-frozen");
+    let bundle = env.bundle(Root::Busybox).set("/linux/cgroupsPath", json!("/itest-frozen")).args(&["true"]);
+    let got = env.run(&bundle);
+    assert_eq!(got.code(), 1, "{got:?}");
+    assert!(got.stderr.contains("container's cgroup unexpectedly frozen"), "{got:?}");
+    assert!(cgroup.0.exists(), "it was there before the container");
+}
+
+/// The first container to be deleted leaves it to the other.
+fn shared(env: &Env) {
+    let bundle = |name: &str| {
+        env.bundle_named(Root::Busybox, name).set("/linux/cgroupsPath", json!("/itest-shared")).args(&["sleep", "1000"])
+    };
+    let (first, second) = (Created::new(env, bundle("first")), Created::new(env, bundle("second")));
+    let (directory, _) = directory(&second, "memory");
+    let log = fs::read_to_string(&second.log).expect("read");
+    assert!(log.contains("container's cgroup is not empty"), "{log:?}");
+    let begin = Instant::now();
+    call(env, &["delete", "--force", &first.bundle.id]).ok();
+    // runc tries to remove it for a while.
+    assert!(env.is_runc() || begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(directory.exists());
+    call(env, &["start", &second.bundle.id]).ok();
+    call(env, &["delete", "--force", &second.bundle.id]).ok();
+    assert!(!directory.exists());
+}
+
+/// "Cgroup ownership" of the specification.
+fn owner(env: &Env) {
+    let mapping = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    let mut bundle = env.bundle(Root::Busybox);
+    crate::host("chown", &["100000:100000", &bundle.host_path("/").to_string_lossy()]);
+    for mount in bundle.spec["mounts"].as_array_mut().expect("mounts") {
+        if mount["type"] == "cgroup" {
+            mount["options"] = json!(["nosuid", "noexec", "nodev", "relatime", "rw"]);
+        }
+    }
+    let bundle = bundle
+        .namespace(json!({ "type": "user" }))
+        .set("/linux/uidMappings", mapping.clone())
+        .set("/linux/gidMappings", mapping)
+        .set("/linux/resources", json!({}))
+        .script("cd /sys/fs/cgroup; stat -c %u . cgroup.procs pids.max; mkdir below && rmdir below && echo made");
+    assert_eq!(env.run(&bundle).ok(), "0\n0\n65534\nmade");
 }

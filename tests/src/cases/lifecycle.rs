@@ -19,6 +19,7 @@ use crate::run::{Outcome, outcome};
 use crate::{Case, Env};
 
 pub(super) const CASES: &[Case] = &[
+    any("lifecycle::run_keeps", 180, kept),
     any("lifecycle::create_start_delete", 240, create_start_delete),
     any("lifecycle::wait_status_is_the_containers", 300, wait_status),
     any("lifecycle::words", 240, words),
@@ -40,7 +41,7 @@ pub(super) struct Created<'a> {
     pub(super) bundle: Bundle,
     pub(super) pid: Pid,
     output: PathBuf,
-    log: PathBuf,
+    pub(super) log: PathBuf,
 }
 
 impl<'a> Created<'a> {
@@ -125,6 +126,23 @@ pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 fn refused(outcome: &Outcome, status: i32, words: &str) {
     assert_eq!(outcome.code(), status, "{outcome:?}");
     assert!(outcome.stderr.replace('\\', "").contains(words), "no {words:?} in {outcome:?}");
+}
+
+/// Until it is deleted, whatever other containers come.
+fn kept(env: &Env) {
+    let (bundle, other) =
+        (env.bundle_named(Root::Busybox, "kept").args(&["true"]), env.bundle_named(Root::Busybox, "other"));
+    bundle.save();
+    let run = |arguments: &[&str]| {
+        let path = bundle.path.to_string_lossy().into_owned();
+        call(env, &[&["run"], arguments, &["--bundle", &path, &bundle.id]].concat())
+    };
+    run(&["--keep"]).ok();
+    env.run(&other.args(&["true"])).ok();
+    assert_eq!(state(env, &bundle.id)["status"], "stopped");
+    refused(&run(&[]), 1, "already exists");
+    call(env, &["delete", &bundle.id]).ok();
+    refused(&call(env, &["state", &bundle.id]), 1, "does not exist");
 }
 
 fn create_start_delete(env: &Env) {
