@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{any, ours};
 use super::lifecycle::{Created, call};
+use super::{any, ours};
 use crate::bundle::Root;
 use crate::{Case, Env};
 
