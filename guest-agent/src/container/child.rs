@@ -2,7 +2,7 @@
 //! the agent's code: it ends in execve(2) or in an error that is sent to the parent.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Gid, Uid};
@@ -11,7 +11,7 @@ use super::hooks::{self, State};
 use super::namespaces::{Joined, unshare_flags};
 use super::program::{Error, Program, step};
 use super::sync::{FromChild, ToChild};
-use crate::mounts::rootfs;
+use crate::mounts::{Prepared, rootfs};
 use crate::spec::{self, Plan};
 use crate::{rpc, sys};
 
@@ -25,8 +25,8 @@ pub struct Job<'a> {
     pub joined: Joined,
     /// The container's cgroup.
     pub cgroup: PathBuf,
-    /// See [`crate::mounts::id_map`].
-    pub id_mapped: Vec<Option<OwnedFd>>,
+    /// What the agent had to mount for it.
+    pub prepared: Prepared,
     /// For hooks.
     pub state: State,
 }
@@ -40,12 +40,12 @@ pub fn run(job: &Job<'_>) -> ! {
 }
 
 /// Closes what the agent had open, but for these.
-pub fn close_others(joined: &Joined, program: &Program<'_>, mounts: &[Option<OwnedFd>]) {
+pub fn close_others(joined: &Joined, program: &Program<'_>, mounts: impl Iterator<Item = RawFd>) {
     let mut keep: Vec<i32> = joined.0.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     keep.push(program.channel.raw());
     let inherited = &program.inherited;
     keep.extend(inherited.stdio.iter().chain(inherited.preserved.iter().map(|(_, fd)| fd)).map(|fd| fd.as_raw_fd()));
-    keep.extend(mounts.iter().flatten().map(|fd| fd.as_raw_fd()));
+    keep.extend(mounts);
     sys::close_all_but(&keep);
 }
 
@@ -59,13 +59,13 @@ pub fn become_root() -> Result<(), Error> {
 
 fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     let (plan, program) = (job.plan, &job.program);
-    close_others(&job.joined, program, &job.id_mapped);
+    close_others(&job.joined, program, job.prepared.descriptors());
     enter_namespaces(job)?;
     if let Some(keyring) = program.keyring {
         step("create a session keyring", keyring.create())?;
     }
     names_and_sysctls(plan)?;
-    let root = rootfs::build(plan, &job.cgroup, &job.id_mapped)?;
+    let root = rootfs::build(plan, &job.cgroup, &job.prepared)?;
     hooks::run_all(&plan.hooks.create_container, &job.state, "creating", Some(root.path()))?;
     rootfs::enter(plan, &root)?;
     let mounted_ns = rpc::now_ns();

@@ -20,7 +20,7 @@ use super::program::Program;
 use super::{Container, Error, identity, step, sync};
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
-use crate::mounts::id_map;
+use crate::mounts::Prepared;
 use crate::process::keyring::Keyring;
 use crate::reaper::Exit;
 use crate::spec::Plan;
@@ -152,7 +152,7 @@ fn give_birth(
 ) -> Result<Born, Error> {
     let linux = plan.spec.linux().as_ref();
     let joined = Joined::open(&plan.namespaces)?;
-    let id_mapped = id_map::prepare(plan)?;
+    let prepared = Prepared::new(plan)?;
     let mappings = linux.and_then(|l| l.uid_mappings().as_deref());
     let owner = identity::outside(mappings, plan.process.given.user().uid()).map(Uid::from_raw);
     let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the container's pipes"))?;
@@ -168,7 +168,7 @@ fn give_birth(
         size: ends::first_size(&plan.process, stdio.terminal_size.as_ref()),
     };
     let (cgroup, cgroup_fd) = cgroup;
-    let job = Job { plan, program, joined, cgroup: cgroup.path().to_owned(), id_mapped, state };
+    let job = Job { plan, program, joined, cgroup: cgroup.path().to_owned(), prepared, state };
     match namespaces::clone(&plan.namespaces, &job.joined, linux, cgroup_fd.as_fd())? {
         sys::Cloned::Child => child::run(&job),
         sys::Cloned::Parent(pid) => Ok(Born { pid, channel, exit: agent.reaper.watch(pid), ends }),

@@ -33,7 +33,7 @@ pub fn run(job: &Job<'_>) -> ! {
 
 fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     let program = &job.program;
-    close_others(&job.joined, program, &[]);
+    close_others(&job.joined, program, std::iter::empty());
     if program.channel.expect(ToChild::Go).is_err() {
         sys::exit(1);
     }

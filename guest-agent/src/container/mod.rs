@@ -10,7 +10,7 @@ mod exec;
 mod exec_child;
 mod execs;
 mod hooks;
-mod identity;
+pub(crate) mod identity;
 mod interfaces;
 mod list;
 mod namespaces;

@@ -1,15 +1,20 @@
 //! The container's /dev: the nodes every container has, those config.json asks for, and the links beside them.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat, unlinkat};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxIdMapping};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::Error;
 use super::resolve::{Kind, Root, proc_path};
+use crate::container::identity;
+use crate::spec::Plan;
 
 /// A node to make.
 struct Node {
@@ -38,8 +43,41 @@ const LINKS: [(&str, &str); 4] = [
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
-/// Makes all of it. With `bind_only` (in a user namespace, where mknod(2) is forbidden) the guest's nodes are bound.
-pub fn create(root: &Root, asked: &[LinuxDevice], bind_only: bool) -> Result<(), Error> {
+/// Where a node is for the moment in which a mount is made of it. The agent is one thread: nobody else looks.
+const MOMENTARY: &str = "/dev/.node";
+
+/// The devices that linux.devices asks for, as detached mounts of nodes that only the agent can make, with the owners that the container
+/// sees as those asked for. Nothing where the container has no user namespace of its own and makes them itself.
+pub fn prepare(plan: &Plan) -> Result<Vec<OwnedFd>, Error> {
+    let Some(linux) = plan.spec.linux().as_ref().filter(|_| plan.namespaces.is_own(libc::CLONE_NEWUSER)) else {
+        return Ok(Vec::new());
+    };
+    let outside = |mappings: &Option<Vec<LinuxIdMapping>>, id| identity::outside(mappings.as_deref(), id).unwrap_or(0);
+    let one = |device: &LinuxDevice| {
+        let node = node(device);
+        let owner = (outside(linux.uid_mappings(), node.uid), outside(linux.gid_mappings(), node.gid));
+        detached(&node, owner).map_err(|errno| Error::Path {
+            action: "create the device",
+            path: node.path.clone(),
+            error: errno.into(),
+        })
+    };
+    linux.devices().iter().flatten().map(one).collect()
+}
+
+fn detached(node: &Node, (uid, gid): (u32, u32)) -> Result<OwnedFd, Errno> {
+    let mode = Mode::from_raw_mode(node.mode);
+    mknodat(CWD, MOMENTARY, node.kind, mode, node.device)?;
+    let made = chmodat(CWD, MOMENTARY, mode, AtFlags::empty())
+        .and_then(|()| chownat(CWD, MOMENTARY, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty()))
+        .and_then(|()| open_tree(CWD, MOMENTARY, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC));
+    unlinkat(CWD, MOMENTARY, AtFlags::empty())?;
+    made
+}
+
+/// Makes all of it. With `bind_only` (in a user namespace, where mknod(2) is forbidden) those asked for are what [`prepare`] made, and the
+/// others the guest's nodes.
+pub fn create(root: &Root, asked: &[LinuxDevice], bind_only: bool, prepared: &[OwnedFd]) -> Result<(), Error> {
     let mut nodes: Vec<Node> = asked.iter().map(node).collect();
     for (path, major, minor) in DEFAULTS {
         if !nodes.iter().any(|n| n.path == Path::new(path)) {
@@ -54,12 +92,12 @@ pub fn create(root: &Root, asked: &[LinuxDevice], bind_only: bool) -> Result<(),
             });
         }
     }
-    for node in &nodes {
-        make(root, node, bind_only).map_err(|error| Error::Path {
-            action: "create the device",
-            path: node.path.clone(),
-            error,
-        })?;
+    for (index, node) in nodes.iter().enumerate() {
+        let made = match prepared.get(index) {
+            Some(mount) => put(root, node, mount),
+            None => make(root, node, bind_only),
+        };
+        made.map_err(|error| Error::Path { action: "create the device", path: node.path.clone(), error })?;
     }
     links(root)
 }
@@ -106,6 +144,13 @@ fn make(root: &Root, node: &Node, bind_only: bool) -> io::Result<()> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Over a file made for it.
+fn put(root: &Root, node: &Node, mount: &OwnedFd) -> io::Result<()> {
+    let target = root.get_or_create(&node.path, Kind::File)?;
+    let by_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", &target, "", by_fd)?)
 }
 
 /// The guest's own node of that name is put over a file made for it.

@@ -9,7 +9,30 @@ pub mod rootfs;
 
 use agent_protocol::Plain;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+
+use crate::spec::Plan;
+
+/// Detached mounts that the agent makes for the container's process, which may not make them in its user namespace.
+pub struct Prepared {
+    /// By the place in the list of mounts: see [`id_map`].
+    pub id_mapped: Vec<Option<OwnedFd>>,
+    /// By the place in linux.devices, if the container has a user namespace of its own: see [`devices::prepare`].
+    pub nodes: Vec<OwnedFd>,
+}
+
+impl Prepared {
+    /// All of them.
+    pub fn new(plan: &Plan) -> Result<Prepared, Error> {
+        Ok(Prepared { id_mapped: id_map::prepare(plan)?, nodes: devices::prepare(plan)? })
+    }
+
+    /// Their descriptors.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.id_mapped.iter().flatten().chain(&self.nodes).map(AsRawFd::as_raw_fd)
+    }
+}
 
 /// Something of the container's file systems that could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::fs::{Context, mount, waits_for_devices};
 use super::resolve::{Kind, Root, proc_path};
-use super::{Error, devices, options};
+use super::{Error, Prepared, devices, options};
 use crate::spec::Plan;
 use crate::sys::{self, MountAttr};
 
@@ -27,7 +27,7 @@ fn propagation(plan: &Plan) -> Result<Option<MountPropagationFlags>, Error> {
 }
 
 /// Mounts everything below root.path.
-pub fn build(plan: &Plan, cgroup: &Path, id_mapped: &[Option<OwnedFd>]) -> Result<Root, Error> {
+pub fn build(plan: &Plan, cgroup: &Path, prepared: &Prepared) -> Result<Root, Error> {
     let linux = plan.spec.linux().as_ref();
     propagation(plan)?;
     // Nothing the container mounts may reach the guest's namespace. What is asked for the root holds once it is the root: a mount
@@ -39,13 +39,13 @@ pub fn build(plan: &Plan, cgroup: &Path, id_mapped: &[Option<OwnedFd>]) -> Resul
     step("make root.path private", rustix::mount::mount_change(plan.root(), MountPropagationFlags::PRIVATE))?;
     let root = step("open root.path", Root::open(plan.root()))?;
     let own_cgroup_namespace = plan.namespaces.is_own(libc::CLONE_NEWCGROUP);
-    let context = Context { root: &root, own_cgroup_namespace, cgroup, id_mapped };
+    let context = Context { root: &root, own_cgroup_namespace, cgroup, id_mapped: &prepared.id_mapped };
     for (index, entry) in plan.mounts.iter().enumerate() {
         mount(index, entry, &context)?;
     }
     let asked = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
     if !binds_dev(plan) {
-        devices::create(&root, asked, plan.namespaces.is_own(libc::CLONE_NEWUSER))?;
+        devices::create(&root, asked, plan.namespaces.is_own(libc::CLONE_NEWUSER), &prepared.nodes)?;
     }
     let cwd = plan.process.given.cwd();
     root.get_or_create(cwd, Kind::Directory).map_err(|error| Error::Path {

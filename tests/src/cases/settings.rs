@@ -312,12 +312,18 @@ fn user_namespace(env: &Env) {
         .set("/linux/uidMappings", mapping.clone())
         .set("/linux/gidMappings", mapping)
         .set("/linux/resources", json!({}));
+    // runc binds the host's node, and there is none of that name.
+    let device =
+        json!([{ "path": "/dev/naught", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 7, "gid": 8 }]);
+    let bundle = if env.is_runc() { bundle } else { bundle.set("/linux/devices", device) };
     let got = run(
         env,
         bundle,
-        "cat /proc/self/uid_map | xargs; id -u; touch /volume/f; chown 5:6 /volume/f; stat -c %u:%g /volume/f /etc/passwd",
+        "cat /proc/self/uid_map | xargs; id -u; touch /volume/f; chown 5:6 /volume/f; stat -c %u:%g /volume/f /etc/passwd
+        [ ! -e /dev/naught ] || stat -c %u:%g:%a:%t:%T /dev/naught; echo x >/dev/naught",
     );
-    assert_eq!(got, "0 100000 65536\n0\n5:6\n65534:65534");
+    let node = if env.is_runc() { "" } else { "\n7:8:640:1:3" };
+    assert_eq!(got, format!("0 100000 65536\n0\n5:6\n65534:65534{node}"));
     use std::os::unix::fs::MetadataExt;
     let stat = fs::metadata(volume.join("f")).expect("stat");
     assert_eq!((stat.uid(), stat.gid()), (100_005, 100_006), "owner on the host");
