@@ -1,5 +1,6 @@
 //! The container's /dev: the nodes every container has, those config.json asks for, and the links beside them.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,10 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, move_mount,
+};
 
 use super::Error;
 use super::resolve::{Kind, Root, proc_path};
@@ -43,41 +47,73 @@ const LINKS: [(&str, &str); 4] = [
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
-/// Where a node is for the moment in which a mount is made of it. The agent is one thread: nobody else looks.
-const MOMENTARY: &str = "/dev/.node";
+/// Where the container's process has [`prepare`]'s file system for a moment. It is its own mount namespace's, and holds nothing it needs.
+const MOMENTARY: &str = "/tmp";
 
-/// The devices that linux.devices asks for, as detached mounts of nodes that only the agent can make, with the owners that the container
-/// sees as those asked for. Nothing where the container has no user namespace of its own and makes them itself.
-pub fn prepare(plan: &Plan) -> Result<Vec<OwnedFd>, Error> {
-    let Some(linux) = plan.spec.linux().as_ref().filter(|_| plan.namespaces.is_own(libc::CLONE_NEWUSER)) else {
-        return Ok(Vec::new());
+/// A file system, mounted nowhere, with the devices that linux.devices asks for as `0`, `1`, …: only the agent can make nodes that work. They
+/// have the owners that the container sees as those asked for. None where the container has no user namespace of its own and makes
+/// its nodes itself.
+pub fn prepare(plan: &Plan) -> Result<Option<OwnedFd>, Error> {
+    let linux = plan.spec.linux().as_ref().filter(|_| plan.namespaces.is_own(libc::CLONE_NEWUSER));
+    let Some((linux, asked)) = linux.and_then(|linux| Some((linux, linux.devices().as_ref()?))) else {
+        return Ok(None);
     };
+    if asked.is_empty() {
+        return Ok(None);
+    }
+    let failed = |error: Errno| Error::Step { step: "make a file system for devices", error: error.into() };
+    let nodes = file_system().map_err(failed)?;
     let outside = |mappings: &Option<Vec<LinuxIdMapping>>, id| identity::outside(mappings.as_deref(), id).unwrap_or(0);
-    let one = |device: &LinuxDevice| {
+    for (index, device) in asked.iter().enumerate() {
         let node = node(device);
         let owner = (outside(linux.uid_mappings(), node.uid), outside(linux.gid_mappings(), node.gid));
-        detached(&node, owner).map_err(|errno| Error::Path {
+        make_node(&nodes, OsStr::new(&index.to_string()), &node, owner).map_err(|errno| Error::Path {
             action: "create the device",
             path: node.path.clone(),
             error: errno.into(),
-        })
-    };
-    linux.devices().iter().flatten().map(one).collect()
+        })?;
+    }
+    Ok(Some(nodes))
 }
 
-fn detached(node: &Node, (uid, gid): (u32, u32)) -> Result<OwnedFd, Errno> {
+fn file_system() -> Result<OwnedFd, Errno> {
+    let new = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&new, "mode", "0755")?;
+    fsconfig_create(&new)?;
+    fsmount(&new, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+}
+
+fn make_node(directory: &OwnedFd, name: &OsStr, node: &Node, (uid, gid): (u32, u32)) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(node.mode);
-    mknodat(CWD, MOMENTARY, node.kind, mode, node.device)?;
-    let made = chmodat(CWD, MOMENTARY, mode, AtFlags::empty())
-        .and_then(|()| chownat(CWD, MOMENTARY, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty()))
-        .and_then(|()| open_tree(CWD, MOMENTARY, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC));
-    unlinkat(CWD, MOMENTARY, AtFlags::empty())?;
-    made
+    mknodat(directory, name, node.kind, mode, node.device)?;
+    chmodat(directory, name, mode, AtFlags::empty())?; // whatever the umask
+    chownat(directory, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Shows them for as long as it lives.
+struct Shown;
+
+impl Shown {
+    fn new(nodes: &OwnedFd) -> Result<Shown, Errno> {
+        move_mount(nodes, "", CWD, MOMENTARY, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map(|()| Shown)
+    }
+
+    /// Puts one of them over a file made for it.
+    fn put(&self, index: usize, root: &Root, node: &Node) -> io::Result<()> {
+        let target = root.get_or_create(&node.path, Kind::File)?;
+        Ok(rustix::mount::mount_bind(format!("{MOMENTARY}/{index}"), proc_path(target.as_fd()))?)
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(MOMENTARY, UnmountFlags::DETACH);
+    }
 }
 
 /// Makes all of it. With `bind_only` (in a user namespace, where mknod(2) is forbidden) those asked for are what [`prepare`] made, and the
 /// others the guest's nodes.
-pub fn create(root: &Root, asked: &[LinuxDevice], bind_only: bool, prepared: &[OwnedFd]) -> Result<(), Error> {
+pub fn create(root: &Root, asked: &[LinuxDevice], bind_only: bool, prepared: Option<&OwnedFd>) -> Result<(), Error> {
     let mut nodes: Vec<Node> = asked.iter().map(node).collect();
     for (path, major, minor) in DEFAULTS {
         if !nodes.iter().any(|n| n.path == Path::new(path)) {
@@ -92,13 +128,16 @@ pub fn create(root: &Root, asked: &[LinuxDevice], bind_only: bool, prepared: &[O
             });
         }
     }
+    let shown = prepared.map(Shown::new).transpose();
+    let shown = shown.map_err(|errno| Error::Step { step: "show the devices", error: errno.into() })?;
     for (index, node) in nodes.iter().enumerate() {
-        let made = match prepared.get(index) {
-            Some(mount) => put(root, node, mount),
+        let made = match shown.as_ref().filter(|_| index < asked.len()) {
+            Some(shown) => shown.put(index, root, node),
             None => make(root, node, bind_only),
         };
         made.map_err(|error| Error::Path { action: "create the device", path: node.path.clone(), error })?;
     }
+    drop(shown);
     links(root)
 }
 
@@ -131,26 +170,14 @@ fn make(root: &Root, node: &Node, bind_only: bool) -> io::Result<()> {
     if bind_only {
         return bind_from_guest(root, node);
     }
-    let mode = Mode::from_raw_mode(node.mode);
-    match mknodat(&parent, name, node.kind, mode, node.device) {
-        Ok(()) => {
-            chmodat(&parent, name, mode, AtFlags::empty())?; // whatever the umask
-            let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-            Ok(chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
-        }
+    match make_node(&parent, name, node, (node.uid, node.gid)) {
+        Ok(()) => Ok(()),
         // The share is no place for devices: it forbids to make them, or to open them.
         Err(Errno::PERM | Errno::ACCESS | Errno::EXIST | Errno::NOSYS | Errno::OPNOTSUPP) => {
             bind_from_guest(root, node)
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Over a file made for it.
-fn put(root: &Root, node: &Node, mount: &OwnedFd) -> io::Result<()> {
-    let target = root.get_or_create(&node.path, Kind::File)?;
-    let by_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(mount, "", &target, "", by_fd)?)
 }
 
 /// The guest's own node of that name is put over a file made for it.

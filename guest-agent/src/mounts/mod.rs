@@ -18,8 +18,8 @@ use crate::spec::Plan;
 pub struct Prepared {
     /// By the place in the list of mounts: see [`id_map`].
     pub id_mapped: Vec<Option<OwnedFd>>,
-    /// By the place in linux.devices, if the container has a user namespace of its own: see [`devices::prepare`].
-    pub nodes: Vec<OwnedFd>,
+    /// See [`devices::prepare`].
+    pub nodes: Option<OwnedFd>,
 }
 
 impl Prepared {

@@ -45,7 +45,7 @@ pub fn build(plan: &Plan, cgroup: &Path, prepared: &Prepared) -> Result<Root, Er
     }
     let asked = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
     if !binds_dev(plan) {
-        devices::create(&root, asked, plan.namespaces.is_own(libc::CLONE_NEWUSER), &prepared.nodes)?;
+        devices::create(&root, asked, plan.namespaces.is_own(libc::CLONE_NEWUSER), prepared.nodes.as_ref())?;
     }
     let cwd = plan.process.given.cwd();
     root.get_or_create(cwd, Kind::Directory).map_err(|error| Error::Path {
