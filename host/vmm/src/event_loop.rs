@@ -1,4 +1,4 @@
-//! The device loop: one thread that serves every device whose work never blocks (vsock, rng, console).
+//! The device loop: one thread that serves every device whose work never blocks (vsock, net, rng, console).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,6 +8,7 @@ pub mod console_log;
 mod cpuid;
 pub mod devices;
 pub mod event_loop;
+mod hotplug;
 pub mod layout;
 pub mod memory;
 pub mod mmio;

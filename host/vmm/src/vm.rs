@@ -4,17 +4,20 @@ use std::fs::File;
 use std::sync::{Arc, Barrier};
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::GuestMemory as _;
 
 use crate::boot::{self, BootError, CommandLine, Entry, MpTableError};
 use crate::console_log::ConsoleLog;
 use crate::devices::VirtioDevice;
+use crate::hotplug;
 use crate::memory::GuestMemory;
 use crate::mmio::{MmioBus, MmioTransport, TransportError};
 use crate::ports::Ports;
 use crate::vcpu::Surroundings;
 use crate::{ThreadKind, ThreadStart, cpuid, layout, registers, sys, vcpu};
+
+pub use crate::hotplug::Running;
 
 /// Why a VM cannot be made or started.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,12 @@ pub enum VmError {
     /// More devices than interrupt lines.
     #[error("the VM has room for {} devices", layout::MAX_DEVICES)]
     TooManyDevices,
+    /// A device came when all windows that were reserved have one.
+    #[error("the VM was started with {0} places for devices that come later, and none is free")]
+    NoFreeWindow(usize),
+    /// A device is to go that never came, or came with the VM.
+    #[error("place {0} of the VM holds no device that was added after the start")]
+    NotPlugged(usize),
     /// A device cannot be put on the bus.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -59,13 +68,12 @@ pub struct Vm {
     fd: VmFd,
     memory: Arc<GuestMemory>,
     bus: MmioBus,
-    devices: usize,
     ports: Ports,
     command_line: CommandLine,
 }
 
 /// Turns a failed KVM call into an error that names it.
-fn failed(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
+pub(crate) fn failed(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
     move |reason| VmError::Kvm { call, reason }
 }
 
@@ -88,7 +96,6 @@ impl Vm {
             fd,
             memory,
             bus: MmioBus::default(),
-            devices: 0,
             ports: Ports::new(log),
             command_line: CommandLine::default(),
         })
@@ -104,20 +111,31 @@ impl Vm {
     /// # Errors
     /// [`VmError::TooManyDevices`], [`VmError::Transport`], [`VmError::Kvm`].
     pub fn add_device(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), VmError> {
-        let index = self.devices;
-        if index >= layout::MAX_DEVICES {
-            return Err(VmError::TooManyDevices);
-        }
+        let window = self.next_window()?;
         let transport = MmioTransport::new(device, Arc::clone(&self.memory))?;
-        let notify = IoEventAddress::Mmio(layout::mmio_address(index) + MmioTransport::QUEUE_NOTIFY);
-        for (queue, kick) in transport.kicks().iter().enumerate() {
-            self.fd.register_ioevent(kick, &notify, queue as u32).map_err(failed("KVM_IOEVENTFD"))?;
-        }
-        self.fd.register_irqfd(transport.irq(), layout::device_irq(index)).map_err(failed("KVM_IRQFD"))?;
-        self.command_line.add_device(index);
+        hotplug::connect(&self.fd, window, &transport)?;
+        self.command_line.add_device(window);
         self.bus.add(transport);
-        self.devices += 1;
         Ok(())
+    }
+
+    /// Adds `count` windows without a device, for [`Running::plug`]. The guest's driver looks at each once, finds no device
+    /// and leaves it until it is bound to it again (`/sys/bus/platform/drivers/virtio-mmio/bind`).
+    ///
+    /// # Errors
+    /// [`VmError::TooManyDevices`]; as many windows as fit have then been added.
+    pub fn reserve_windows(&mut self, count: usize) -> Result<(), VmError> {
+        for _ in 0..count {
+            let window = self.next_window()?;
+            self.command_line.add_device(window);
+            self.bus.reserve();
+        }
+        Ok(())
+    }
+
+    fn next_window(&self) -> Result<usize, VmError> {
+        let window = self.bus.windows();
+        if window < layout::MAX_DEVICES { Ok(window) } else { Err(VmError::TooManyDevices) }
     }
 
     /// Loads kernel and initramfs, appends `arguments` to the command line, and starts a thread per vCPU. Each runs `on_start`,
@@ -139,7 +157,8 @@ impl Vm {
         boot::write_mp_table(&self.memory, vcpus)?;
         let entry = boot::load(&self.memory, kernel, initramfs, &self.command_line)?;
         let cpus = self.create_vcpus(vcpus, entry)?;
-        let around = Surroundings { bus: Arc::new(self.bus), ports: Arc::new(self.ports) };
+        let bus = Arc::new(self.bus);
+        let around = Surroundings { bus: Arc::clone(&bus), ports: Arc::new(self.ports) };
         let all_there = Arc::new(Barrier::new(cpus.len() + 1));
         for (id, cpu) in cpus.into_iter().enumerate() {
             let thread = VcpuThread {
@@ -151,7 +170,7 @@ impl Vm {
             };
             std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || thread.run(id == 0))?;
         }
-        Ok(Ready { all_there, running: Running { _fd: self.fd, _memory: self.memory } })
+        Ok(Ready { all_there, running: Running::new(self.fd, self.memory, bus) })
     }
 
     fn create_vcpus(&self, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, VmError> {
@@ -214,10 +233,4 @@ impl Ready {
         self.all_there.wait();
         self.running
     }
-}
-
-/// A VM that runs until its [`Observer`] is told otherwise. Its threads end with the process.
-pub struct Running {
-    _fd: VmFd,
-    _memory: Arc<GuestMemory>,
 }

@@ -41,7 +41,8 @@ impl Default for CommandLine {
 }
 
 impl CommandLine {
-    /// Announces the virtio-mmio device in window `index` (`virtio_mmio.device=<size>@<address>:<irq>`).
+    /// Announces window `index`, whether it holds a device yet or not (`virtio_mmio.device=<size>@<address>:<irq>`). The
+    /// guest numbers them in the order of the line: window N is its `virtio-mmio.N`.
     pub fn add_device(&mut self, index: usize) {
         let address = layout::mmio_address(index);
         let irq = layout::device_irq(index);

@@ -8,10 +8,13 @@
 //! A guest that breaks the rules of a queue gets DEVICE_NEEDS_RESET (virtio 1.2, 2.1.2) and its queue is not looked at again
 //! until it resets the device: no error loop, no log flood.
 
+mod budget;
 pub mod console;
 pub mod fs;
 mod kicked_queue;
+pub mod net;
 pub mod rng;
+mod used;
 pub mod vsock;
 
 use std::sync::Arc;
@@ -76,13 +79,20 @@ impl From<virtio_queue::Error> for QueueError {
 pub struct Interrupt {
     status: AtomicU32,
     needs_reset: AtomicBool,
+    /// See [`Interrupt::set_used_elsewhere`].
+    used_elsewhere: AtomicBool,
     irq: EventFd,
 }
 
 impl Interrupt {
     /// An interrupt line that is raised through `irq` (an irqfd).
     pub fn new(irq: EventFd) -> Arc<Self> {
-        Arc::new(Interrupt { status: AtomicU32::new(0), needs_reset: AtomicBool::new(false), irq })
+        Arc::new(Interrupt {
+            status: AtomicU32::new(0),
+            needs_reset: AtomicBool::new(false),
+            used_elsewhere: AtomicBool::new(false),
+            irq,
+        })
     }
 
     /// Tells the driver that used buffers wait.
@@ -114,9 +124,18 @@ impl Interrupt {
         self.needs_reset.load(Ordering::Acquire)
     }
 
+    /// Says whether the host's kernel uses the buffers and raises the irqfd by itself (vhost). Nothing here sees when it
+    /// does, so InterruptStatus always says then that there may be used buffers, and a driver that is interrupted looks at
+    /// its queues.
+    pub fn set_used_elsewhere(&self, elsewhere: bool) {
+        self.used_elsewhere.store(elsewhere, Ordering::Release);
+    }
+
     /// InterruptStatus as the driver reads it.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::Acquire)
+        let elsewhere = self.used_elsewhere.load(Ordering::Acquire);
+        let used = if elsewhere { virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_VRING } else { 0 };
+        self.status.load(Ordering::Acquire) | used
     }
 
     /// The driver acknowledges the bits in `mask`.
@@ -128,6 +147,7 @@ impl Interrupt {
     pub fn clear(&self) {
         self.status.store(0, Ordering::Release);
         self.needs_reset.store(false, Ordering::Release);
+        self.used_elsewhere.store(false, Ordering::Release);
     }
 
     /// The irqfd, to be registered with KVM.

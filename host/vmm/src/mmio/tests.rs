@@ -210,3 +210,86 @@ fn the_bus_finds_windows_and_nothing_beyond() {
         bus.write(address, &data);
     }
 }
+
+fn bus_read(bus: &MmioBus, window: usize, offset: u32) -> u32 {
+    let mut data = [0xff; 4];
+    bus.read(layout::mmio_address(window) + u64::from(offset), &mut data);
+    u32::from_le_bytes(data)
+}
+
+#[test]
+fn an_empty_window_is_a_device_that_drivers_pass_over() {
+    let mut bus = MmioBus::default();
+    bus.add(transport(false).0);
+    bus.reserve();
+    assert_eq!((bus.windows(), bus.reserved(), bus.first_empty()), (2, 1, Some(1)));
+    for offset in (0..layout::MMIO_WINDOW as u32).step_by(4) {
+        bus.write(layout::mmio_address(1) + u64::from(offset), &[0xff; 4]);
+        let expected = match offset {
+            reg::VIRTIO_MMIO_MAGIC_VALUE => 0x7472_6976,
+            reg::VIRTIO_MMIO_VERSION => 2,
+            _ => 0,
+        };
+        assert_eq!(bus_read(&bus, 1, offset), expected, "{offset:#x}");
+    }
+    // Registers are four bytes wide.
+    for width in [1, 2, 8] {
+        let mut data = vec![0xff; width];
+        bus.read(layout::mmio_address(1), &mut data);
+        assert_eq!(data, vec![0; width]);
+    }
+}
+
+#[test]
+fn a_device_comes_to_an_empty_window_and_goes() {
+    let mut bus = MmioBus::default();
+    bus.add(transport(false).0);
+    bus.reserve();
+    bus.reserve();
+    for _ in 0..3 {
+        let (device, counts) = transport(false);
+        assert!(bus.put(1, device).is_ok());
+        assert_eq!((bus.first_empty(), bus.reserved()), (Some(2), 2));
+        assert_eq!(bus_read(&bus, 1, reg::VIRTIO_MMIO_DEVICE_ID), 4);
+        bus.write(layout::mmio_address(1) + u64::from(reg::VIRTIO_MMIO_STATUS), &1u32.to_le_bytes());
+        assert_eq!(bus_read(&bus, 1, reg::VIRTIO_MMIO_STATUS), 1);
+        let mut gone = bus.take(1).expect("the device");
+        assert_eq!(bus_read(&bus, 1, reg::VIRTIO_MMIO_DEVICE_ID), 0);
+        assert_eq!(bus_read(&bus, 1, reg::VIRTIO_MMIO_STATUS), 0);
+        gone.reset();
+        bring_up(&mut gone);
+        gone.reset();
+        assert_eq!((counts.activated.load(Ordering::Relaxed), counts.reset.load(Ordering::Relaxed)), (1, 1));
+    }
+}
+
+#[test]
+fn only_reserved_windows_are_filled_and_emptied() {
+    let mut bus = MmioBus::default();
+    bus.add(transport(false).0);
+    bus.reserve();
+    for window in [0, 2, usize::MAX] {
+        assert!(bus.take(window).is_none());
+        assert!(bus.put(window, transport(false).0).is_err());
+    }
+    assert!(bus.take(1).is_none(), "it is empty");
+    assert!(bus.put(1, transport(false).0).is_ok());
+    assert!(bus.put(1, transport(false).0).is_err(), "it is full");
+    assert_eq!(bus.first_empty(), None);
+    assert_eq!(bus_read(&bus, 0, reg::VIRTIO_MMIO_DEVICE_ID), 4);
+}
+
+#[test]
+fn used_buffers_are_always_reported_while_the_kernel_uses_them() {
+    let (mut transport, _) = transport(false);
+    let interrupt = transport.interrupt();
+    interrupt.set_used_elsewhere(true);
+    write(&mut transport, reg::VIRTIO_MMIO_INTERRUPT_ACK, 1);
+    assert_eq!(read(&transport, reg::VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+    interrupt.signal_config().unwrap();
+    assert_eq!(read(&transport, reg::VIRTIO_MMIO_INTERRUPT_STATUS), 3);
+    write(&mut transport, reg::VIRTIO_MMIO_INTERRUPT_ACK, 3);
+    assert_eq!(read(&transport, reg::VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+    write(&mut transport, reg::VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(read(&transport, reg::VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+}

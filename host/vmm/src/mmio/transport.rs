@@ -15,8 +15,8 @@ use super::MmioState;
 use crate::devices::{ActivateError, Activation, F_EVENT_IDX, F_VERSION_1, Interrupt, VirtioDevice};
 use crate::memory::GuestMemory;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-const VERSION: u32 = 2;
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+pub(super) const VERSION: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"SBOX");
 /// Queue selectors without a queue read as this size: the queue does not exist.
 const NO_QUEUE: u32 = 0;
@@ -65,6 +65,12 @@ impl MmioTransport {
     /// The irqfd.
     pub fn irq(&self) -> &EventFd {
         self.interrupt.irq()
+    }
+
+    /// The device's interrupt.
+    #[cfg(test)]
+    pub(super) fn interrupt(&self) -> Arc<Interrupt> {
+        Arc::clone(&self.interrupt)
     }
 
     /// Offset of the register that a driver writes a queue's index to.
@@ -211,7 +217,8 @@ impl MmioTransport {
         })
     }
 
-    fn reset(&mut self) {
+    /// What the driver does by writing 0 to the status: the device stops and forgets its queues.
+    pub fn reset(&mut self) {
         if self.state.activated {
             self.device.reset();
         }

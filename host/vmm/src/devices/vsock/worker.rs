@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::Shared;
 use super::muxer::{FIRST_PORT, MAX_CONNECTIONS, Muxer};
 use super::packet::{RxBuffer, TxPacket};
+use crate::devices::budget::Budget;
 use crate::devices::{ActivateError, Activation, Interrupt, QueueError, complete, next_chain, notify};
 use crate::memory::GuestMemory;
 
@@ -19,31 +20,6 @@ const TX: u32 = 1;
 const EVENT: u32 = 2;
 const LISTENER: u32 = 3;
 const _: () = assert!(LISTENER < FIRST_PORT);
-
-/// What a queue is served at one wake-up before other devices and connections have their turn.
-const MAX_PACKETS: u32 = 256;
-/// The same in bytes.
-const MAX_BYTES: usize = 1 << 20;
-
-struct Budget {
-    packets: u32,
-    bytes: usize,
-}
-
-impl Budget {
-    fn new() -> Self {
-        Budget { packets: MAX_PACKETS, bytes: MAX_BYTES }
-    }
-
-    fn spend(&mut self, bytes: usize) {
-        self.packets = self.packets.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-
-    fn is_spent(&self) -> bool {
-        self.packets == 0 || self.bytes == 0
-    }
-}
 
 /// An active device.
 pub(super) struct Worker {
