@@ -51,5 +51,18 @@ pub const BELOW_OPTION: &str = "x-sandbox.below=";
 /// How many descriptors beside 0, 1 and 2 a process can get.
 pub const MAX_PRESERVED: u32 = 256;
 
+/// How many network interfaces a container can have beside `lo`: as many windows for devices that come later does a VM have.
+pub const MAX_INTERFACES: usize = 8;
+/// How many addresses each can have.
+pub const MAX_ADDRESSES: usize = 64;
+/// How many routes there can be.
+pub const MAX_ROUTES: usize = 1024;
+/// How many permanent entries for neighbours.
+pub const MAX_NEIGHBOURS: usize = 1024;
+
+/// vsock port of the guest on which the agent carries the container's questions for names to the host: what asks 127.0.0.11 in the
+/// guest is answered by 127.0.0.11 of the host's side of the container's network.
+pub const NAMES_PORT: u32 = 1027;
+
 /// How long the agent waits for a stream that a request names by token, in seconds.
 pub const STDIO_TIMEOUT_SECONDS: u64 = 10;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use agent_protocol::{AGENT_PORT, READY_PORT, STDIO_PORT, agent_ttrpc};
+use agent_protocol::{AGENT_PORT, NAMES_PORT, READY_PORT, STDIO_PORT, agent_ttrpc};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
@@ -15,7 +15,7 @@ use crate::container::Containers;
 use crate::reaper::Reaper;
 use crate::rpc::{Service, now_ns};
 use crate::streams::Streams;
-use crate::{boot, debug_shell, sys};
+use crate::{boot, debug_shell, names, sys};
 
 /// What all calls share.
 pub struct Agent {
@@ -38,7 +38,7 @@ pub async fn run(entered_ns: u64) -> Result<(), boot::Error> {
         VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
             .map_err(|source| boot::Error::Step { step: "listen on vsock", source })
     };
-    let (rpc, stdio) = (listen(AGENT_PORT)?, listen(STDIO_PORT)?);
+    let (rpc, stdio, names) = (listen(AGENT_PORT)?, listen(STDIO_PORT)?, listen(NAMES_PORT)?);
     let listening_ns = now_ns();
     let mut ready = Box::pin(VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)));
     // One poll sends the connection request; the answer comes while the mounts are made.
@@ -61,7 +61,10 @@ pub async fn run(entered_ns: u64) -> Result<(), boot::Error> {
         .register_service(agent_ttrpc::create_agent(Arc::new(Service(agent.clone()))));
     let failed = |step: &'static str| move |source: io::Error| boot::Error::Step { step, source };
     server.start().await.map_err(io::Error::other).map_err(failed("serve calls"))?;
-    tokio::spawn(accept_stdio(stdio, agent.clone()));
+    tokio::spawn(accept("a stdio stream", stdio, agent.clone(), |stream, agent| async move {
+        agent.streams.connected(stream).await
+    }));
+    tokio::spawn(accept("a stream for names", names, agent.clone(), names::connected));
     debug_shell::start(agent.clone());
     tokio::spawn(async move {
         let connected = match answered {
@@ -85,15 +88,20 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     }
 }
 
-async fn accept_stdio(listener: VsockListener, agent: Arc<Agent>) {
+/// Gives each stream to a task of its own.
+async fn accept<F>(
+    what: &'static str,
+    listener: VsockListener,
+    agent: Arc<Agent>,
+    serve: impl Fn(VsockStream, Arc<Agent>) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let agent = agent.clone();
-                tokio::spawn(async move { agent.streams.connected(stream).await });
-            }
+            Ok((stream, _)) => drop(tokio::spawn(serve(stream, agent.clone()))),
             Err(error) => {
-                log::warn!("cannot accept a stdio stream: {error}");
+                log::warn!("cannot accept {what}: {error}");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use agent_protocol::agent::{
     ContainerRequest, CreateContainerRequest, Empty, ExecProcessRequest, ListProcessesResponse, ResizeTerminalRequest,
-    SignalProcessRequest, StartContainerRequest, UpdateContainerRequest, WaitOomRequest, WaitProcessRequest,
+    SignalProcessRequest, StartContainerRequest, UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest,
+    WaitProcessRequest,
 };
 use oci_spec::runtime::Process;
 use protobuf::Message;
 
-use crate::{cgroup, container};
+use crate::{cgroup, container, network};
 
 /// Takes one input: its first byte says what the rest is, a message as it comes over the wire (0 to 3) or the JSON in one (4 to 7).
 pub fn take(input: &[u8]) {
@@ -82,5 +83,8 @@ fn small(bytes: &[u8]) {
     if let Ok(request) = ResizeTerminalRequest::parse_from_bytes(bytes) {
         let size = request.size.into_option().unwrap_or_default();
         container::winsize(size.rows, size.columns);
+    }
+    if let Ok(request) = UpdateNetworkRequest::parse_from_bytes(bytes) {
+        let _ = network::check(&request).map(|wanted| network::plan(&Default::default(), &wanted));
     }
 }

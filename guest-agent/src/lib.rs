@@ -5,15 +5,19 @@
 
 mod agent;
 mod boot;
+mod bpf;
 mod cgroup;
 mod container;
 mod debug_shell;
+mod detour;
 #[doc(hidden)]
 pub mod fuzzing;
 mod klog;
 mod mounts;
 #[cfg(test)]
 mod mutation_tests;
+mod names;
+mod network;
 mod process;
 mod reaper;
 mod rpc;

@@ -3,7 +3,10 @@
 
 use std::panic::catch_unwind;
 
-use agent_protocol::agent::{CreateContainerRequest, ExecProcessRequest, UpdateContainerRequest};
+use agent_protocol::agent::{
+    CreateContainerRequest, ExecProcessRequest, NetworkAddress, NetworkInterface, NetworkNeighbour, NetworkRoute,
+    UpdateContainerRequest, UpdateNetworkRequest,
+};
 use protobuf::Message;
 
 use crate::fuzzing::take;
@@ -113,24 +116,58 @@ fn message(kind: u8, spec: &serde_json::Value) -> Vec<u8> {
         .write_to_bytes(),
         1 => ExecProcessRequest { container_id: id, process_json: part("/process"), ..Default::default() }
             .write_to_bytes(),
-        _ => {
+        2 => {
             UpdateContainerRequest { container_id: id, resources_json: part("/linux/resources"), ..Default::default() }
                 .write_to_bytes()
         }
+        _ => UpdateNetworkRequest { container_id: id, ..network() }.write_to_bytes(),
     };
     [vec![kind], message.unwrap()].concat()
+}
+
+fn network() -> UpdateNetworkRequest {
+    let interface = "eth0".to_owned();
+    let address = NetworkAddress { address: vec![10, 0, 0, 2], prefix_length: 24, scope: 253, ..Default::default() };
+    UpdateNetworkRequest {
+        interfaces: vec![NetworkInterface {
+            window: 5,
+            name: interface.clone(),
+            mac: vec![2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            addresses: vec![address; 2],
+            ..Default::default()
+        }],
+        routes: vec![
+            NetworkRoute { interface: interface.clone(), gateway: vec![10, 0, 0, 1], metric: 7, ..Default::default() },
+            NetworkRoute {
+                interface: interface.clone(),
+                ipv6: true,
+                destination: vec![0xfd; 16],
+                prefix_length: 64,
+                ..Default::default()
+            },
+        ],
+        neighbours: vec![NetworkNeighbour {
+            interface,
+            address: vec![10, 0, 0, 9],
+            mac: vec![2; 6],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
 }
 
 #[test]
 fn no_request_makes_the_agent_panic() {
     let spec: serde_json::Value = serde_json::from_str(SPEC).unwrap();
     let random = &mut Random(0x5eed);
+    assert!(crate::network::check(&network()).is_ok());
     let mut accepted = 0;
     for round in 0..6000 {
         let mut json = spec.clone();
         mutate_json(&mut json, random);
         accepted += usize::from(round % 16 == 1 && Plan::new(json.to_string().as_bytes()).is_ok());
-        let kind = random.below(3) as u8;
+        let kind = random.below(4) as u8;
         let mut message = message(kind, &json);
         if round % 2 == 0 {
             mutate_bytes(&mut message, random);

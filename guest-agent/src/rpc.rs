@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use agent_protocol::agent::{
     ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
     GuestStatus, ListProcessesResponse, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
-    StartContainerResponse, StatsResponse, UpdateContainerRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest,
-    WaitProcessResponse,
+    StartContainerResponse, StatsResponse, UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest,
+    WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
 };
 use agent_protocol::agent_ttrpc;
 use async_trait::async_trait;
@@ -167,6 +167,12 @@ impl agent_ttrpc::Agent for Service {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         let (count, ended) = container.wait_oom(request.seen).await.map_err(status)?;
         Ok(WaitOomResponse { count, ended, ..Default::default() })
+    }
+
+    async fn update_network(&self, _ctx: &TtrpcContext, request: UpdateNetworkRequest) -> ttrpc::Result<Empty> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        container.update_network(&request).map_err(status)?;
+        Ok(Empty::default())
     }
 
     async fn get_guest_status(&self, _ctx: &TtrpcContext, _request: Empty) -> ttrpc::Result<GuestStatus> {

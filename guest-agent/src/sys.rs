@@ -225,8 +225,17 @@ pub fn seccomp_load(program: &[Insn], flags: u32) -> io::Result<()> {
     .map(drop)
 }
 
-/// Loads an eBPF program of type cgroup/device; `code` is a whole number of 8-byte instructions.
-pub fn bpf_load_device(code: &[u64]) -> io::Result<OwnedFd> {
+/// What an eBPF program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BpfKind {
+    /// Devices of a cgroup.
+    Device,
+    /// Socket addresses of a cgroup; with the place (BPF_CGROUP_…) for which the kernel is to check the program.
+    SocketAddress(u32),
+}
+
+/// Loads an eBPF program; `code` is a whole number of 8-byte instructions.
+pub fn bpf_load(kind: BpfKind, code: &[u64]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         prog_type: u32,
@@ -238,11 +247,19 @@ pub fn bpf_load_device(code: &[u64]) -> io::Result<OwnedFd> {
         log_buf: u64,
         kern_version: u32,
         prog_flags: u32,
+        prog_name: [u8; 16],
+        prog_ifindex: u32,
+        expected_attach_type: u32,
     }
     const BPF_PROG_LOAD: c_int = 5;
     const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+    const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+    let (prog_type, expected_attach_type) = match kind {
+        BpfKind::Device => (BPF_PROG_TYPE_CGROUP_DEVICE, 0),
+        BpfKind::SocketAddress(place) => (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, place),
+    };
     let load = Load {
-        prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        prog_type,
         insn_cnt: code.len() as u32,
         insns: code.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
@@ -251,6 +268,9 @@ pub fn bpf_load_device(code: &[u64]) -> io::Result<OwnedFd> {
         log_buf: 0,
         kern_version: 0,
         prog_flags: 0,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        expected_attach_type,
     };
     // SAFETY: `load` has the layout of union bpf_attr for PROG_LOAD and its pointers outlive the call.
     let fd = check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) })?;
@@ -286,6 +306,45 @@ pub fn bpf_attach_device(
     };
     // SAFETY: `attach` has the layout of union bpf_attr for PROG_ATTACH.
     check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<Attach>()) }).map(drop)
+}
+
+/// Attaches a program to a cgroup, beside others, for as long as the descriptor is open.
+pub fn bpf_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, place: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Link {
+        prog_fd: u32,
+        target_fd: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    const BPF_LINK_CREATE: c_int = 28;
+    let link = Link {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type: place,
+        flags: 0,
+    };
+    // SAFETY: `link` has the layout of union bpf_attr for LINK_CREATE.
+    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const link, size_of::<Link>()) })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The number by which eBPF programs know the network namespace of a socket.
+pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie: u64 = 0;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of `cookie`.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast::<c_void>(),
+            &raw mut length,
+        )
+    } as c_long)?;
+    Ok(cookie)
 }
 
 /// keyctl(2) KEYCTL_JOIN_SESSION_KEYRING: the keyring of that name, or a new one. Gives its number.

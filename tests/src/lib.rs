@@ -13,6 +13,7 @@ pub mod see;
 pub mod sys;
 pub mod terminal;
 pub mod tree;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 

@@ -6,6 +6,8 @@
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
+use crate::bpf::{AND, COPY, EXIT, IF_ANY_BIT, IF_NOT_EQUAL, JUMP, LOAD_WORD, MOVE, SHIFT_RIGHT, insn};
+
 const READ: u32 = 2;
 const WRITE: u32 = 4;
 const MKNOD: u32 = 1;
@@ -71,20 +73,6 @@ const OPEN: u8 = 2;
 const MAJOR: u8 = 3;
 const MINOR: u8 = 4;
 const KIND: u8 = 5;
-
-const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_MEM | BPF_W
-const AND: u8 = 0x54; // BPF_ALU | BPF_AND | BPF_K, 32 bits
-const SHIFT_RIGHT: u8 = 0x74; // BPF_ALU | BPF_RSH | BPF_K
-const MOVE: u8 = 0xb4; // BPF_ALU | BPF_MOV | BPF_K
-const COPY: u8 = 0xbc; // BPF_ALU | BPF_MOV | BPF_X
-const IF_NOT_EQUAL: u8 = 0x56; // BPF_JMP32 | BPF_JNE | BPF_K
-const IF_ANY_BIT: u8 = 0x46; // BPF_JMP32 | BPF_JSET | BPF_K
-const JUMP: u8 = 0x05; // BPF_JMP | BPF_JA
-const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
-
-fn insn(code: u8, dst: u8, src: u8, offset: i16, imm: i32) -> u64 {
-    u64::from(code) | u64::from(src << 4 | dst) << 8 | u64::from(offset as u16) << 16 | u64::from(imm as u32) << 32
-}
 
 fn assemble(rules: &[Rule]) -> Vec<u64> {
     let mut code = vec![

@@ -165,7 +165,7 @@ impl Cgroup {
 
     /// Puts the rules in force, and those before them out of it, in one step.
     fn decide_devices(&self, rules: &[LinuxDeviceCgroup], fd: BorrowedFd<'_>) -> Result<(), Error> {
-        let program = sys::bpf_load_device(&device_program::generate(rules)).map_err(Error::Devices)?;
+        let program = sys::bpf_load(sys::BpfKind::Device, &device_program::generate(rules)).map_err(Error::Devices)?;
         let mut current = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         sys::bpf_attach_device(program.as_fd(), fd, current.as_ref().map(|p| p.as_fd())).map_err(Error::Devices)?;
         *current = Some(program);

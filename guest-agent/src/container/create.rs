@@ -121,8 +121,16 @@ async fn build(
     first.set_master(master.clone());
     let flushed = ends::forward(ends, streams, master, None);
     let channel = Mutex::new(Some(channel));
-    let container = Container { id: id.to_owned(), plan, first, execs: Execs::default(), cgroup, keyring, channel };
-    let container = Arc::new(container);
+    let container = Arc::new(Container {
+        id: id.to_owned(),
+        plan,
+        first,
+        execs: Execs::default(),
+        cgroup,
+        keyring,
+        network: Mutex::default(),
+        channel,
+    });
     tokio::spawn(supervise(agent.clone(), container.clone(), exit, flushed, report));
     Ok((container, mounted_ns))
 }

@@ -6,7 +6,7 @@ use agent_protocol::Plain;
 use ttrpc::Code;
 
 use super::sync::Failure;
-use crate::{cgroup, mounts, spec, streams};
+use crate::{cgroup, mounts, network, spec, streams};
 
 /// A call about a container that failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,9 @@ pub enum Error {
     /// Its mounts, as far as they are made before it.
     #[error(transparent)]
     Mounts(#[from] mounts::Error),
+    /// Its network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// The child said why.
     #[error("{}", .0.message)]
     Child(Failure),
@@ -119,6 +122,7 @@ impl Error {
                 | cgroup::Error::Join { .. }
                 | cgroup::Error::Outside(_),
             ) => Code::INVALID_ARGUMENT,
+            Error::Network(network::Error::Invalid { .. }) => Code::INVALID_ARGUMENT,
             Error::Unknown(_) | Error::NoProcess(_) => Code::NOT_FOUND,
             Error::Exists(_) | Error::ProcessExists(_) => Code::ALREADY_EXISTS,
             Error::Ending => Code::UNAVAILABLE,
@@ -132,7 +136,7 @@ impl Error {
             | Error::ExecStopped
             | Error::NoTerminal => Code::FAILED_PRECONDITION,
             Error::Child(failure) => failure.kind.code(),
-            Error::Cgroup(_) | Error::Died(_) | Error::Step { .. } => Code::INTERNAL,
+            Error::Cgroup(_) | Error::Network(_) | Error::Died(_) | Error::Step { .. } => Code::INTERNAL,
         }
     }
 }

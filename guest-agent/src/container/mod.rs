@@ -14,6 +14,7 @@ pub(crate) mod identity;
 mod interfaces;
 mod list;
 mod namespaces;
+mod network;
 mod preserved;
 mod process;
 mod program;
@@ -35,6 +36,7 @@ pub use list::list;
 pub use process::Process;
 
 use crate::cgroup::Cgroup;
+use crate::network::Established;
 use crate::process::keyring::Keyring;
 use crate::spec::Plan;
 use crate::sys;
@@ -50,6 +52,8 @@ pub struct Container {
     execs: Execs,
     cgroup: Cgroup,
     keyring: Option<Keyring>,
+    /// What UpdateNetwork has set up.
+    network: Mutex<Established>,
     /// Taken by Start.
     channel: Mutex<Option<Channel>>,
 }

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::Linux;
 use rustix::process::Pid;
 
 use super::{Error, step};
+use crate::detour::Detour;
 use crate::spec::Namespaces;
-use crate::{boot, sys};
+use crate::sys;
 
 /// Namespaces that exist and are to be joined, opened while their paths can be reached.
 pub struct Joined(pub Vec<(i32, OwnedFd)>);
@@ -93,10 +94,11 @@ pub fn clone(
     linux: Option<&Linux>,
     cgroup: BorrowedFd<'_>,
 ) -> Result<sys::Cloned, Error> {
-    let _pid = joined.get(libc::CLONE_NEWPID).map(|fd| Detour::join(fd, libc::CLONE_NEWPID, "pid")).transpose()?;
+    let join = |fd, flag, name| Detour::join(fd, flag, name).map_err(step(format!("join the {name} namespace")));
+    let _pid = joined.get(libc::CLONE_NEWPID).map(|fd| join(fd, libc::CLONE_NEWPID, "pid")).transpose()?;
     let _time = match joined.get(libc::CLONE_NEWTIME) {
-        Some(fd) => Some(Detour::join(fd, libc::CLONE_NEWTIME, "time")?),
-        None if namespaces.is_new(libc::CLONE_NEWTIME) => Some(Detour::new_time(linux)?),
+        Some(fd) => Some(join(fd, libc::CLONE_NEWTIME, "time")?),
+        None if namespaces.is_new(libc::CLONE_NEWTIME) => Some(new_time(linux)?),
         None => None,
     };
     let flags = clone_flags(namespaces) as u64;
@@ -108,42 +110,14 @@ pub fn clone(
     Ok(cloned)
 }
 
-/// The agent's children go to another namespace until this is dropped.
-struct Detour {
-    home: File,
-    flag: i32,
-}
-
-impl Detour {
-    fn begin(flag: i32, name: &str) -> Result<Detour, Error> {
-        let home =
-            File::open(format!("/proc/self/ns/{name}")).map_err(step::<io::Error>("open the agent's namespaces"))?;
-        Ok(Detour { home, flag })
+/// The agent's children go to a new time namespace.
+fn new_time(linux: Option<&Linux>) -> Result<Detour, Error> {
+    let detour = Detour::begin(libc::CLONE_NEWTIME, "time").map_err(step("open the agent's namespaces"))?;
+    sys::unshare(libc::CLONE_NEWTIME).map_err(step("create a time namespace"))?;
+    for (clock, offset) in linux.iter().flat_map(|l| l.time_offsets().iter().flatten()) {
+        let text = format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        std::fs::write("/proc/self/timens_offsets", &text)
+            .map_err(step::<io::Error>(format!("set linux.timeOffsets {text:?}")))?;
     }
-
-    fn join(fd: &OwnedFd, flag: i32, name: &str) -> Result<Detour, Error> {
-        let detour = Detour::begin(flag, name)?;
-        sys::setns(fd.as_fd(), flag).map_err(step(format!("join the {name} namespace")))?;
-        Ok(detour)
-    }
-
-    fn new_time(linux: Option<&Linux>) -> Result<Detour, Error> {
-        let detour = Detour::begin(libc::CLONE_NEWTIME, "time")?;
-        sys::unshare(libc::CLONE_NEWTIME).map_err(step("create a time namespace"))?;
-        for (clock, offset) in linux.iter().flat_map(|l| l.time_offsets().iter().flatten()) {
-            let text = format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
-            std::fs::write("/proc/self/timens_offsets", &text)
-                .map_err(step::<io::Error>(format!("set linux.timeOffsets {text:?}")))?;
-        }
-        Ok(detour)
-    }
-}
-
-impl Drop for Detour {
-    fn drop(&mut self) {
-        if let Err(error) = sys::setns(self.home.as_fd(), self.flag) {
-            log::error!("the agent cannot return from a container's namespace: {error}");
-            boot::power_off();
-        }
-    }
+    Ok(detour)
 }

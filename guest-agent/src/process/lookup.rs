@@ -12,19 +12,19 @@ use rustix::io::Errno;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// A bare name, and no directory of $PATH has it.
-    #[error("exec: {0:?}: executable file not found in $PATH")]
+    #[error("unable to start container process: exec: {0:?}: executable file not found in $PATH")]
     NotInPath(String),
     /// A path, and nothing is there.
-    #[error("exec: {0:?}: no such file or directory")]
+    #[error("unable to start container process: exec: {0:?}: stat {0}: no such file or directory")]
     NotFound(String),
     /// No permission to execute it.
-    #[error("exec: {0:?}: permission denied")]
+    #[error("unable to start container process: exec: {0:?}: permission denied")]
     Denied(String),
     /// A directory.
-    #[error("exec: {0:?}: is a directory")]
+    #[error("unable to start container process: exec: {0:?}: is a directory")]
     Directory(String),
     /// Any other answer of the kernel.
-    #[error("exec: {name:?}: {}", Plain(&(*errno).into()))]
+    #[error("unable to start container process: exec: {name:?}: {}", Plain(&(*errno).into()))]
     Other {
         /// As given.
         name: String,

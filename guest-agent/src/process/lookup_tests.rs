@@ -19,7 +19,10 @@ fn the_first_executable_in_path_is_taken() {
     let path = format!("/nonexistent:{}:{}", a.path().display(), b.path().display());
     assert_eq!(find(c"tool", &path).unwrap(), executable);
     let error = find(c"foo", &path).unwrap_err();
-    assert_eq!(error.to_string(), "exec: \"foo\": executable file not found in $PATH");
+    assert_eq!(
+        error.to_string(),
+        "unable to start container process: exec: \"foo\": executable file not found in $PATH"
+    );
     assert_eq!(find(c"dir", &path), Err(Error::NotInPath("dir".into())));
     assert_eq!(find(c"", &path), Err(Error::NotInPath(String::new())));
 }
@@ -30,12 +33,15 @@ fn a_path_is_not_looked_up() {
     let executable = file(dir.path(), "x", 0o755);
     assert_eq!(find(&executable, "/bin").unwrap(), executable);
     let error = find(c"/nonexistent/x", "/bin").unwrap_err();
-    assert_eq!(error.to_string(), "exec: \"/nonexistent/x\": no such file or directory");
+    assert_eq!(
+        error.to_string(),
+        "unable to start container process: exec: \"/nonexistent/x\": stat /nonexistent/x: no such file or directory"
+    );
     let plain = file(dir.path(), "plain", 0o644);
     let error = find(&plain, "/bin").unwrap_err().to_string();
     assert!(error.ends_with("plain\": permission denied"), "{error}");
     let error = find(c"/tmp", "").unwrap_err().to_string();
-    assert_eq!(error, "exec: \"/tmp\": is a directory");
+    assert_eq!(error, "unable to start container process: exec: \"/tmp\": is a directory");
 }
 
 #[test]

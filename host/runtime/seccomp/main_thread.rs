@@ -1,6 +1,12 @@
-//! The main thread, once all others run: the control socket, waiting for the end.
+//! The main thread, once all others run: the control socket, on which orders come, and the devices that it is told to plug in.
 
 use super::{Group, any, is, when};
+
+/// linux/kvm.h: _IOW(0xAE, 0x76, struct kvm_irqfd) and _IOW(0xAE, 0x79, struct kvm_ioeventfd).
+const KVM_IRQFD: u32 = 0x4020_ae76;
+const KVM_IOEVENTFD: u32 = 0x4040_ae79;
+/// linux/vhost.h: _IOR(0xAF, 0x00, __u64).
+const VHOST_GET_FEATURES: u32 = 0x8008_af00;
 
 /// Beside the common ones.
 pub const GROUPS: &[Group] = &[
@@ -27,6 +33,16 @@ pub const GROUPS: &[Group] = &[
             when(libc::SYS_ioctl, &[is(1, libc::FIONBIO as u32)]),
             when(libc::SYS_fcntl, &[is(1, libc::F_GETFL as u32)]),
             when(libc::SYS_fcntl, &[is(1, libc::F_SETFL as u32)]),
+        ],
+    },
+    Group {
+        why: "a device that is plugged in: its eventfds, and what ties them to the VM",
+        calls: &[
+            any(libc::SYS_eventfd2),
+            any(libc::SYS_getrandom),
+            when(libc::SYS_ioctl, &[is(1, KVM_IRQFD)]),
+            when(libc::SYS_ioctl, &[is(1, KVM_IOEVENTFD)]),
+            when(libc::SYS_ioctl, &[is(1, VHOST_GET_FEATURES)]),
         ],
     },
 ];

@@ -2,18 +2,15 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
-};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
+use crate::descriptors;
 use crate::proxy::protocol::Size;
 
 /// A new pseudo-terminal.
@@ -52,14 +49,7 @@ pub fn set_size(terminal: BorrowedFd<'_>, size: Size) -> io::Result<()> {
 
 /// Sends one descriptor over a socket, with its name as data.
 pub fn send(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [descriptor];
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::ErrorKind::OutOfMemory.into());
-    }
-    sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
+    descriptors::send(socket, &[descriptor], name)
 }
 
 /// Sends one descriptor to the socket at a path.
@@ -69,18 +59,8 @@ pub fn send_to(path: &Path, descriptor: BorrowedFd<'_>, name: &[u8]) -> io::Resu
 
 /// Receives one descriptor.
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<File> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut name = [0; 4096];
-    recvmsg(socket, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
-            && let Some(descriptor) = descriptors.next()
-        {
-            return Ok(descriptor.into());
-        }
-    }
-    Err(io::ErrorKind::UnexpectedEof.into())
+    let (_, descriptors) = descriptors::receive(socket, &mut [0; 4096])?;
+    descriptors.into_iter().next().map(File::from).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 #[cfg(test)]

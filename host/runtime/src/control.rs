@@ -1,6 +1,7 @@
 //! What `sandbox run` and its monitor say to each other over the control socket pair: one JSON object a line.
 //!
-//! The command sends one [`MonitorConfig`]; the monitor answers with [`MonitorEvent`]s until it ends. The command's end of the
+//! The command sends one [`MonitorConfig`], and once the guest runs [`MonitorOrder`]s, one at a time; the monitor answers with
+//! [`MonitorEvent`]s until it ends. The command's end of the
 //! socket is the VM's lifeline: when it closes (the command ended, however), the monitor ends the VM.
 
 use std::path::PathBuf;
@@ -86,6 +87,23 @@ pub struct MonitorConfig {
     pub cache: CachePolicy,
 }
 
+/// What a running VM gets or loses. The next order comes when this one is answered, by [`MonitorEvent::Done`] or
+/// [`MonitorEvent::Refused`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum MonitorOrder {
+    /// A network device. With the order come a tap and, maybe, `/dev/vhost-net`, as descriptors (SCM_RIGHTS).
+    Plug {
+        /// Its address.
+        mac: [u8; 6],
+    },
+    /// The device in this window is to go; the guest's driver has let go of it.
+    Unplug {
+        /// Which.
+        window: u32,
+    },
+}
+
 /// What a monitor reports. Times are nanoseconds of the host's CLOCK_MONOTONIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -109,6 +127,16 @@ pub enum MonitorEvent {
     AgentReady {
         /// When.
         at_ns: u64,
+    },
+    /// An order was carried out.
+    Done {
+        /// The device's window.
+        window: u32,
+    },
+    /// An order could not be carried out.
+    Refused {
+        /// One sentence.
+        message: String,
     },
     /// The VM could not be made or run.
     Failed {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use agent_protocol::agent::{
     ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
     ListProcessesResponse, ProcessInfo, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
-    StartContainerResponse, StatsResponse, Stdio, TerminalSize, UpdateContainerRequest, WaitOomRequest,
-    WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
+    StartContainerResponse, StatsResponse, Stdio, TerminalSize, UpdateContainerRequest, UpdateNetworkRequest,
+    WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
 };
 use agent_protocol::{AGENT_PORT, STDIO_PORT};
 use protobuf::MessageField;
@@ -21,7 +21,7 @@ pub const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the agent may take to prepare or start a container.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a guest that has booted may take to take a connection.
-const REACH_TIMEOUT: Duration = Duration::from_secs(10);
+pub const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the agent may take to pass on a signal or a new terminal size.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the agent may take to freeze a container, or to say what it knows of one.
@@ -219,6 +219,12 @@ impl Guest {
     pub fn update(&self, resources_json: Vec<u8>) -> Result<(), RpcError> {
         let request = UpdateContainerRequest { container_id: self.id.clone(), resources_json, ..Default::default() };
         self.rpc.call::<_, Empty>("UpdateContainer", &request, Some(CALL_TIMEOUT)).map(drop)
+    }
+
+    /// Gives the container the network that `state` describes.
+    pub fn update_network(&self, state: UpdateNetworkRequest) -> Result<(), RpcError> {
+        let request = UpdateNetworkRequest { container_id: self.id.clone(), ..state };
+        self.rpc.call::<_, Empty>("UpdateNetwork", &request, Some(CALL_TIMEOUT)).map(drop)
     }
 
     /// What the container uses, as JSON of the guest's.

@@ -14,12 +14,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
-use crate::control::{MonitorConfig, MonitorEvent, fds};
+use crate::control::{MonitorConfig, MonitorEvent, MonitorOrder, fds};
+use crate::descriptors;
 use crate::error::{Plain, shown};
 use crate::sys::{self, Spawn, Streams};
 
 /// How long a monitor may take to end once it was told to, or has said that it will.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it may take to plug a device in: a guest can keep the device's window busy for a moment.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A line of the monitor's reports; console lines are the longest part.
 const LINE_LIMIT: u64 = 1 << 20;
@@ -62,6 +65,14 @@ pub enum MonitorError {
         /// The last lines of the guest's console.
         console: Vec<String>,
     },
+    /// It does not do what it is told.
+    #[error("the monitor of container {id:?} does not answer: {}", Plain(.source))]
+    Silent {
+        /// The container.
+        id: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A signal killed the monitor.
     #[error("the monitor of container {id:?} was killed (signal {signal})")]
     Killed {
@@ -99,6 +110,8 @@ struct Fate {
     failed: Option<String>,
     stopped: Option<(bool, Vec<String>)>,
     end: Option<End>,
+    /// To the order that was given last: the window, or why not.
+    answer: Option<Result<u32, String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +134,13 @@ impl Shared {
     fn change(&self, change: impl FnOnce(&mut Fate)) {
         change(&mut self.fate());
         self.changed.notify_all();
+    }
+
+    /// Waits for the answer to an order; nothing if the process ended instead, or took too long.
+    fn wait_answer(&self) -> Option<Result<u32, String>> {
+        let waiting = |fate: &mut Fate| fate.end.is_none() && fate.answer.is_none();
+        let waited = self.changed.wait_timeout_while(self.fate(), ORDER_TIMEOUT, waiting);
+        waited.unwrap_or_else(PoisonError::into_inner).0.answer.take()
     }
 
     /// Waits for the process's end; false if it did not come in time.
@@ -226,6 +246,35 @@ impl MonitorProcess {
         (&self.control).write_all(&line).map_err(|source| self.why_gone().unwrap_or_else(|| start(source)))
     }
 
+    /// Plugs a network device into the running VM, behind a tap and, if it is there, the host kernel's vhost-net. Gives the device's
+    /// window, or the monitor's sentence. One order at a time: whoever calls this holds a lock.
+    pub fn plug(
+        &self,
+        mac: [u8; 6],
+        tap: &OwnedFd,
+        vhost: Option<&OwnedFd>,
+    ) -> Result<Result<u32, String>, MonitorError> {
+        let descriptors: Vec<BorrowedFd<'_>> = [Some(tap), vhost].into_iter().flatten().map(AsFd::as_fd).collect();
+        self.order(&MonitorOrder::Plug { mac }, &descriptors)
+    }
+
+    /// Takes the device in a window out of the VM, once the guest has let go of it.
+    pub fn unplug(&self, window: u32) -> Result<Result<(), String>, MonitorError> {
+        Ok(self.order(&MonitorOrder::Unplug { window }, &[])?.map(drop))
+    }
+
+    fn order(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<Result<u32, String>, MonitorError> {
+        let silent = |source| MonitorError::Silent { id: self.id.clone(), source };
+        let mut line = serde_json::to_vec(order).map_err(|error| silent(error.into()))?;
+        line.push(b'\n');
+        self.shared.fate().answer = None;
+        descriptors::send(self.control.as_fd(), descriptors, &line)
+            .map_err(|source| self.why_gone().unwrap_or_else(|| silent(source)))?;
+        self.shared
+            .wait_answer()
+            .ok_or_else(|| self.verdict().unwrap_or_else(|| silent(io::ErrorKind::TimedOut.into())))
+    }
+
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -304,6 +353,14 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
         match event {
             MonitorEvent::Failed { message } => shared.change(|fate| fate.failed = Some(message)),
             MonitorEvent::Stopped { panic, console } => shared.change(|fate| fate.stopped = Some((panic, console))),
+            MonitorEvent::Done { window } => {
+                shared.change(|fate| fate.answer = Some(Ok(window)));
+                continue;
+            }
+            MonitorEvent::Refused { message } => {
+                shared.change(|fate| fate.answer = Some(Err(shown(&message))));
+                continue;
+            }
             _ => continue,
         }
         // Nothing of interest follows but the end.
@@ -377,6 +434,18 @@ mod tests {
         let start = Instant::now();
         monitor.end();
         assert!(start.elapsed() < END_TIMEOUT);
+    }
+
+    #[test]
+    fn orders_are_answered() {
+        let script = r#"read line <&3; case "$line" in *'"order":"unplug"'*) echo '{"event":"done","window":4}' >&3;; esac
+            read line <&3; echo '{"event":"refused","message":"no \u001broom"}' >&3; read line <&3"#;
+        let (monitor, _events) = monitor(script);
+        assert_eq!(monitor.unplug(4).unwrap(), Ok(()));
+        let (_reader, writer) = io::pipe().unwrap();
+        assert_eq!(monitor.plug([2; 6], &OwnedFd::from(writer), None).unwrap(), Err("no  room".to_string()));
+        monitor.end();
+        assert!(monitor.unplug(4).is_err());
     }
 
     #[test]

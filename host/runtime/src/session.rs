@@ -16,6 +16,7 @@ use crate::control::{MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::monitor_process::{Inputs, Killer, MonitorProcess};
+use crate::network::{self, Interfaces, NetworkError};
 use crate::preserved::Preserved;
 use crate::proxy::protocol::ContainerOrder;
 use crate::proxy::{End, oom};
@@ -49,6 +50,8 @@ pub struct Session {
     clock: OnceLock<GuestClock>,
     /// Held while the container is executed.
     executing: Mutex<()>,
+    /// Nothing where the container is to have no network namespace of its own.
+    interfaces: Mutex<Option<Interfaces>>,
 }
 
 impl Session {
@@ -89,6 +92,7 @@ impl Session {
             first_output_ns: Arc::default(),
             clock: OnceLock::new(),
             executing: Mutex::default(),
+            interfaces: Mutex::default(),
         }
     }
 
@@ -108,6 +112,25 @@ impl Session {
         signals.listen(move |signal| signalled.handle(signal)).map_err(SessionError::setup("signals"))
     }
 
+    /// Has the guest get, from the time when its container is made, what this thread's network namespace has.
+    pub fn join_network(&self) -> Result<(), SessionError> {
+        *self.interfaces() = Some(Interfaces::new(state::socket_in(self.state.as_fd()))?);
+        Ok(())
+    }
+
+    fn interfaces(&self) -> MutexGuard<'_, Option<Interfaces>> {
+        self.interfaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the guest the network that the namespace has by now. This thread must be in it.
+    pub fn follow_network(&self) -> Result<(), NetworkError> {
+        let Some(guest) = self.signalled.guest() else { return Ok(()) };
+        match &mut *self.interfaces() {
+            Some(interfaces) => interfaces.follow(&self.id, &self.monitor, &guest),
+            None => Ok(()),
+        }
+    }
+
     /// Has the guest boot. Everything that needs it waits for it by itself.
     pub fn boot(&self, order: &ContainerOrder) -> Result<(), SessionError> {
         let config = MonitorConfig {
@@ -123,7 +146,7 @@ impl Session {
 
     /// Makes the container once `proceed` says so, calls `ready`, and waits for the container's end.
     pub fn run(
-        &self,
+        self: &Arc<Self>,
         order: ContainerOrder,
         preserved: Vec<Preserved>,
         proceed: &Receiver<String>,
@@ -138,19 +161,21 @@ impl Session {
                 // Whatever it answers: the monitor is made to end next.
                 let _ = guest.shutdown();
                 self.monitor.end();
+                self.interfaces().take();
                 self.trace.span(Lane::Command, "end guest", begin, now_ns());
                 Ok(end)
             }
             Err(error) => {
                 let error = self.explained(error);
                 self.monitor.end();
+                self.interfaces().take();
                 Err(error)
             }
         }
     }
 
     fn run_container(
-        &self,
+        self: &Arc<Self>,
         order: ContainerOrder,
         preserved: Vec<Preserved>,
         proceed: &Receiver<String>,
@@ -174,10 +199,31 @@ impl Session {
         if let Some(now) = self.terminal.as_ref().and_then(Terminal::size).filter(|now| Some(now) != size.as_ref()) {
             let _ = guest.resize(now);
         }
+        self.set_up_network()?;
         ready()?;
         let oom = oom::Watch::start(guest.clone(), self.state.clone()).map_err(SessionError::setup("a thread"))?;
         let end = self.wait(&guest, clock, outputs, oom)?;
         Ok((end, guest))
+    }
+
+    /// What the namespace has now, and what it gets later.
+    fn set_up_network(self: &Arc<Self>) -> Result<(), SessionError> {
+        if self.interfaces().is_none() {
+            return Ok(());
+        }
+        let begin = now_ns();
+        let session = Arc::downgrade(self);
+        let follow = move || {
+            let Some(session) = session.upgrade() else { return false };
+            let followed = session.follow_network();
+            followed.unwrap_or_else(|error| log::warn!("{error}"));
+            session.signalled.guest().is_some()
+        };
+        // Before the first look, so that nothing is missed between the two.
+        network::watch(follow).map_err(SessionError::setup("what follows the network"))?;
+        self.follow_network()?;
+        self.trace.span(Lane::Command, "set up network", begin, now_ns());
+        Ok(())
     }
 
     fn start_stdio(&self, socket: PathBuf, preserved: Vec<Preserved>) -> Result<(Stdio, Outputs), SessionError> {
@@ -222,6 +268,7 @@ impl Session {
     pub fn execute(&self) -> Result<(), SessionError> {
         let _executing = self.executing.lock();
         let Some(guest) = self.signalled.guest() else { return Err(RpcError::Closed.into()) };
+        self.follow_network()?;
         let sent = now_ns();
         let started = guest.start().map_err(|error| self.explained(error.into()))?;
         let answered = now_ns();
@@ -286,6 +333,7 @@ fn boot_reporter(trace: Arc<Trace>, begin: u64) -> impl FnMut(&MonitorEvent) + S
             MonitorEvent::VmCreated { at_ns } => ("make VM", "VM created", *at_ns),
             MonitorEvent::KernelEntered { at_ns } => ("enter kernel", "kernel entered", *at_ns),
             MonitorEvent::AgentReady { at_ns } => ("boot guest", "agent up", *at_ns),
+            MonitorEvent::Done { .. } | MonitorEvent::Refused { .. } => return,
             MonitorEvent::Failed { .. } | MonitorEvent::Stopped { .. } => {
                 trace.now(Lane::Monitor, "VM ended");
                 return;

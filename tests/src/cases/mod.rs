@@ -8,6 +8,7 @@ mod differential;
 mod fields;
 mod filesystem;
 mod lifecycle;
+mod network;
 mod programs;
 mod settings;
 mod signals;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Case> {
         programs::CASES,
         filesystem::CASES,
         lifecycle::CASES,
+        network::CASES,
         cgroup::CASES,
         cycles::CASES,
         trace::CASES,

@@ -1,5 +1,6 @@
 //! The `linux` section.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use oci_spec::runtime::{
@@ -32,6 +33,7 @@ pub(super) fn check(linux: Option<&Linux>) -> Result<(), BundleError> {
     namespaces(linux.namespaces().as_deref().unwrap_or_default())?;
     mappings(linux)?;
     time_offsets(linux)?;
+    network_devices(linux)?;
     unsupported(linux)?;
     linux.devices().iter().flatten().enumerate().try_for_each(|(index, one)| device(index, one))?;
     linux.resources().as_ref().map_or(Ok(()), resources)?;
@@ -120,9 +122,35 @@ fn time_offsets(linux: &Linux) -> Result<(), BundleError> {
     Ok(())
 }
 
+/// linux/if.h: IFNAMSIZ, with the NUL.
+const INTERFACE_NAME_MAX: usize = 15;
+
+/// "Network Devices" of config-linux.md.
+fn network_devices(linux: &Linux) -> Result<(), BundleError> {
+    let Some(devices) = linux.net_devices().as_ref().filter(|devices| !devices.is_empty()) else { return Ok(()) };
+    if !has(Some(linux), LinuxNamespaceType::Network) {
+        return Err(invalid("linux.netDevices", "it needs a network namespace in linux.namespaces"));
+    }
+    let possible = |name: &str| {
+        (1..=INTERFACE_NAME_MAX).contains(&name.len())
+            && name != "."
+            && name != ".."
+            && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+    };
+    let mut taken = BTreeSet::new();
+    for (name, device) in devices {
+        let new_name = device.name().as_deref().filter(|new| !new.is_empty()).unwrap_or(name);
+        if !possible(name) || !possible(new_name) {
+            return Err(invalid("linux.netDevices", "an interface's name has 1 to 15 bytes, no slash, colon or space"));
+        }
+        if !taken.insert(new_name) {
+            return Err(invalid("linux.netDevices", format!("two interfaces would be called {new_name:?}")));
+        }
+    }
+    Ok(())
+}
+
 fn unsupported(linux: &Linux) -> Result<(), BundleError> {
-    let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
-    refuse(devices, "linux.netDevices", " yet")?;
     refuse(linux.intel_rdt().is_some(), "linux.intelRdt", " (a guest has no access to the processor's cache control)")?;
     refuse(linux.memory_policy().is_some(), "linux.memoryPolicy", " (a guest has one memory node)")
 }

@@ -73,6 +73,9 @@ pub enum CommandError {
     /// The agent in the guest.
     #[error(transparent)]
     Guest(#[from] GuestError),
+    /// The container's network, in its process's words.
+    #[error("{0}")]
+    Network(String),
     /// A file that the command line names.
     #[error("{option} {}: {}", .path.display(), Plain(.source))]
     File {

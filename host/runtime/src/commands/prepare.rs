@@ -10,6 +10,7 @@ use crate::bundle::Bundle;
 use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
 use crate::machine::Machine;
+use crate::network::devices;
 use crate::proxy::protocol::{ContainerOrder, Network, Size};
 use crate::share::{self, Plan};
 use crate::state::ContainerId;
@@ -46,6 +47,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     let order = ContainerOrder {
         id: id.to_string(),
         network: Network::of(&bundle.spec),
+        network_devices: devices::of(&bundle.spec),
         vcpus: machine.vcpus,
         memory_mib: machine.memory_mib,
         kernel_arguments: bundle.vm.parameters.clone(),
@@ -89,6 +91,7 @@ fn split_hooks(spec: &mut Spec, rootfs: &Path) -> Vec<Hook> {
 /// The network namespace that the configuration names is the host side's: the guest has a network of its own.
 fn leave_network(spec: &mut Spec) {
     let Some(mut linux) = spec.linux().clone() else { return };
+    linux.set_net_devices(None);
     for namespace in linux.namespaces_mut().iter_mut().flatten() {
         if namespace.typ() == LinuxNamespaceType::Network {
             namespace.set_path(None);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{CommandError, end, ended_or, find_locked, reach};
 use crate::hooks::{self, Phase};
+use crate::proxy::wards;
 use crate::state::{Record, StateDir, Status};
 
 /// Starts a container that was created. Errors of the execution are this command's.
@@ -15,8 +16,18 @@ pub fn start(root: &Path, id: &str) -> Result<(), CommandError> {
         Status::Stopped => return Err(CommandError::CannotStartStopped),
         status @ (Status::Creating | Status::Paused) => return Err(CommandError::CannotStart(status)),
     }
+    look_at_network(&state, &record)?;
     reach(&state, &record)?.start().map_err(|error| ended_or(&record, error.into()))?;
     running(&state, &mut record)
+}
+
+/// Daemons can set up the network after `create` (docker from version 26 on): the container's process is to find it there.
+fn look_at_network(state: &StateDir, record: &Record) -> Result<(), CommandError> {
+    match wards::look_at_network(state.directory()) {
+        Ok(None) => Ok(()),
+        Ok(Some(sentence)) => Err(CommandError::Network(sentence)),
+        Err(error) => Err(ended_or(record, CommandError::io("ask for the container's network")(error))),
+    }
 }
 
 /// Keeps that the container runs, and runs the hooks for it. A container whose hooks fail is ended.

@@ -1,17 +1,18 @@
 //! The monitor: the process that is one micro-VM. Started by `sandbox run` with the descriptors of [`fds`], it confines itself
 //! before the guest runs its first instruction.
 //!
-//! Threads: one per vCPU, the device loop, the file server's workers, and the main one, which only waits for the control socket
-//! to close: then the command that wanted the VM is gone, and so is the VM.
+//! Threads: one per vCPU, the device loop, the file server's workers, and the main one, which carries out orders until the control socket
+//! closes: then the command that wanted the VM is gone, and so is the VM.
 
 mod inherited;
+mod orders;
 mod report;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use agent_protocol::{GUEST_CID, READY_PORT, SHARE_TAG};
+use agent_protocol::{GUEST_CID, MAX_INTERFACES, READY_PORT, SHARE_TAG};
 use kvm_ioctls::Kvm;
 use vmm::devices::console::Console;
 use vmm::devices::fs::{self, Fs, FsConfig, FsError};
@@ -19,7 +20,7 @@ use vmm::devices::rng::Rng;
 use vmm::devices::vsock::{Vsock, VsockConfig};
 use vmm::event_loop::{EventLoop, EventLoopError};
 use vmm::memory::MemoryError;
-use vmm::vm::{Running, Vm, VmError};
+use vmm::vm::{Vm, VmError};
 use vmm::{ThreadStart, memory};
 
 use crate::control::{MonitorConfig, MonitorEvent, fds};
@@ -29,6 +30,7 @@ use crate::settings::CachePolicy;
 use crate::sys::{now_ns, use_one_heap};
 
 use inherited::Inherited;
+use orders::Started;
 use report::Reporter;
 
 /// Threads that answer file system requests side by side, beside the one for requests that must not wait.
@@ -81,8 +83,8 @@ pub fn main() -> ExitCode {
         start(&config, vm, &reporter)
     });
     match result {
-        Ok(_running) => {
-            wait_for_the_end(&mut control);
+        Ok(started) => {
+            started.obey(control.get_ref(), &reporter);
             ExitCode::SUCCESS
         }
         Err(err) => {
@@ -98,12 +100,6 @@ fn read_config(control: &mut impl BufRead) -> Result<MonitorConfig, MonitorError
     serde_json::from_str(&line).map_err(|e| MonitorError::Config(e.to_string()))
 }
 
-/// Returns when the other end is closed. Nothing is sent on it after the configuration.
-fn wait_for_the_end(control: &mut impl Read) {
-    let mut ignored = [0; 64];
-    while !matches!(control.read(&mut ignored), Ok(0) | Err(_)) {}
-}
-
 /// What the VM is made from.
 struct Parts {
     vsock: std::os::unix::net::UnixListener,
@@ -112,7 +108,7 @@ struct Parts {
     kvm: Kvm,
 }
 
-fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> Result<Running, MonitorError> {
+fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> Result<Started, MonitorError> {
     let jail = jail::enter(&config.shares, &(fds::CONTROL..fds::END).chain(reporter.descriptor()).collect::<Vec<_>>())?;
     jail::drop_privileges()?;
     let on_start: ThreadStart = Arc::new(confine_thread);
@@ -129,15 +125,17 @@ fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> 
     vm.add_device(Box::new(Vsock::new(vsock, device_loop.handle()).map_err(MonitorError::Vsock)?))?;
     vm.add_device(Box::new(Rng::new(device_loop.handle())))?;
     vm.add_device(Box::new(Console::new(reporter.console().clone(), device_loop.handle())))?;
+    vm.reserve_windows(MAX_INTERFACES)?;
     reporter.send(&MonitorEvent::VmCreated { at_ns: now_ns() });
     let observer: Arc<Reporter> = Arc::clone(reporter);
     let ready =
         vm.start(config.vcpus, &mut parts.kernel, &mut parts.initramfs, &config.kernel_arguments, &on_start, observer)?;
+    let handle = device_loop.handle();
     // The loop runs as long as the process: its destructor would wait for it.
     std::mem::forget(device_loop);
     jail::drop_thread_capabilities()?;
     seccomp::apply(ThreadKind::Main)?;
-    Ok(ready.go())
+    Ok(Started::new(ready.go(), handle))
 }
 
 fn share_device(jail: JailHandles, cache: CachePolicy, on_start: &ThreadStart) -> Result<Fs, FsError> {

@@ -9,12 +9,13 @@ use std::thread;
 
 use rustix::process::ioctl_tiocsctty;
 
-use super::protocol::{Channel, ContainerOrder, FromProxy, Sender, Size, ToProxy};
+use super::protocol::{Channel, ContainerOrder, FromProxy, Network, Sender, Size, ToProxy};
 use super::{End, Inherited, wards};
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
 use crate::images::Images;
 use crate::log::Log;
+use crate::network::devices::Moving;
 use crate::preserved;
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
@@ -75,15 +76,20 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     env::set_current_dir("/").map_err(SessionError::setup("the working directory"))?;
     let files = GuestFiles { kernel: order.kernel.clone(), initramfs: order.initramfs.clone() };
     let images = Images::open(&files, &order.root)?;
+    let devices = Moving::from_here(order.network_devices.clone())?;
     order.network.enter()?;
+    devices.arrive()?;
     let terminal = console.map(|console| open_terminal(order.size, &console)).transpose()?;
     let streams =
         if order.attached || env::var_os("SANDBOX_CONSOLE").is_some() { Streams::Stderr } else { Streams::Null };
     let session = Arc::new(Session::start(&order.id, state, &images, streams, terminal, trace.clone())?);
     drop(images);
+    if order.network != Network::Host {
+        session.join_network()?;
+    }
     session.listen(signals)?;
     session.boot(&order)?;
-    wards::watch(&order.id, session.state()).map_err(SessionError::setup("what watches over exec'd processes"))?;
+    wards::watch(&order.id, &session).map_err(SessionError::setup("what watches over exec'd processes"))?;
     send(&sender, &FromProxy::Placed { monitor: session.monitor_pid() })?;
     let proceed = obey(session.clone(), channel, lock, alone)?;
     let preserved = preserved::placed(&order.preserved, preserved);

@@ -10,7 +10,7 @@ pub mod network;
 pub(crate) mod oom;
 pub mod process;
 pub mod protocol;
-mod wards;
+pub(crate) mod wards;
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;

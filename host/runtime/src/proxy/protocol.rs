@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Share;
 use crate::log::Log;
+use crate::network::devices::NetworkDevice;
 use crate::preserved::Place;
 use crate::settings::CachePolicy;
 
@@ -62,6 +63,8 @@ pub struct ContainerOrder {
     pub id: String,
     /// Where its host side lives.
     pub network: Network,
+    /// What moves there from where the command is.
+    pub network_devices: Vec<NetworkDevice>,
     /// Virtual CPUs.
     pub vcpus: u8,
     /// Guest memory, MiB.

@@ -1,13 +1,16 @@
-//! What a container's proxy does for the proxies of its exec'd processes: one that is killed before its process has ended takes the
-//! process with it. SIGKILL can be forwarded by nobody else.
+//! What a container's proxy does for others, by way of a socket in the state directory.
+//!
+//! For the proxies of its exec'd processes: one that is killed before its process has ended takes the
+//! process with it. SIGKILL can be forwarded by nobody else. For `start`: it looks at the container's network once more.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 
-use crate::guest::Guest;
+use crate::guest::{CALL_TIMEOUT, Guest};
+use crate::session::Session;
 use crate::state::{exec_socket_in, socket_in};
 
 /// Longer than any name of a process.
@@ -15,24 +18,36 @@ const LINE_LIMIT: u64 = 128;
 /// Said by a proxy whose process has ended.
 const ENDED: u8 = b'.';
 
+/// Said instead of a name, in which there is no colon: the network is to be looked at.
+const NETWORK: &str = ":network\n";
+/// The longest answer to that.
+const ANSWER_LIMIT: u64 = 4096;
+
 /// Takes connections for as long as this process lives.
-pub(super) fn watch(id: &str, state: Arc<OwnedFd>) -> io::Result<()> {
-    let listener = UnixListener::bind(exec_socket_in(state.as_fd()))?;
-    let id = id.to_string();
+pub(super) fn watch(id: &str, session: &Arc<Session>) -> io::Result<()> {
+    let listener = UnixListener::bind(exec_socket_in(session.state().as_fd()))?;
+    let (id, session) = (id.to_string(), Arc::downgrade(session));
     let accept = move || {
         for connection in listener.incoming().flatten() {
-            let (id, state) = (id.clone(), state.clone());
+            let (id, session) = (id.clone(), session.clone());
             // Without a thread nobody watches this one; it has its process nevertheless.
-            let _ = thread::Builder::new().name("ward".to_string()).spawn(move || guard(connection, &id, &state));
+            let _ = thread::Builder::new().name("ward".to_string()).spawn(move || guard(connection, &id, &session));
         }
     };
     thread::Builder::new().name("wards".to_string()).spawn(accept).map(drop)
 }
 
-fn guard(connection: UnixStream, id: &str, state: &OwnedFd) {
+fn guard(connection: UnixStream, id: &str, session: &Weak<Session>) {
     let mut reader = BufReader::new(connection);
     let mut name = String::new();
     if reader.by_ref().take(LINE_LIMIT).read_line(&mut name).is_err() || !name.ends_with('\n') {
+        return;
+    }
+    let Some(state) = session.upgrade().map(|session| session.state()) else { return };
+    if name == NETWORK {
+        let followed = session.upgrade().map_or(Ok(()), |session| session.follow_network());
+        let answer = followed.err().map(|error| error.to_string()).unwrap_or_default();
+        let _ = reader.get_mut().write_all(answer.as_bytes());
         return;
     }
     let mut last = Vec::new();
@@ -42,6 +57,16 @@ fn guard(connection: UnixStream, id: &str, state: &OwnedFd) {
         let guest = Guest::reach(&socket_in(state.as_fd()), id).map(|guest| guest.of_process(name.trim_end()));
         let _ = guest.map(|guest| guest.signal(9, false));
     }
+}
+
+/// Has the container's proxy look at the network, and waits until the guest has what is there. Gives its sentence if it cannot.
+pub fn look_at_network(state: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    let mut connection = UnixStream::connect(exec_socket_in(state))?;
+    connection.set_read_timeout(Some(CALL_TIMEOUT))?;
+    connection.write_all(NETWORK.as_bytes())?;
+    let mut answer = String::new();
+    connection.take(ANSWER_LIMIT).read_to_string(&mut answer)?;
+    Ok((!answer.is_empty()).then_some(answer))
 }
 
 /// Has the container's proxy watch over this one.

@@ -19,6 +19,9 @@ pub enum SessionError {
     /// The network namespace.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The interfaces in it.
+    #[error(transparent)]
+    Interfaces(#[from] crate::network::NetworkError),
     /// SANDBOX_TRACE.
     #[error(transparent)]
     Trace(#[from] TraceError),

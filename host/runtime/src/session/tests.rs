@@ -149,6 +149,7 @@ impl Lab {
         let plan = share::plan(&serde_json::from_value(spec).unwrap(), self.directory.path(), "c1").unwrap();
         ContainerOrder {
             id: "c1".to_string(),
+            network_devices: Vec::new(),
             network: Network::Host,
             vcpus: 1,
             memory_mib: 64,

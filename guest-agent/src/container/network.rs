@@ -1,0 +1,45 @@
+//! What concerns the network of a container that exists: its namespace is that of its first process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::PoisonError;
+
+use agent_protocol::agent::UpdateNetworkRequest;
+
+use super::{Container, Error, step};
+use crate::network;
+
+impl Container {
+    /// Brings the network into the state that the request describes. It is the guest's own where the container has none.
+    pub fn update_network(&self, request: &UpdateNetworkRequest) -> Result<(), Error> {
+        let wanted = network::check(request)?;
+        let namespace = self.network_namespace()?;
+        let mut established = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(established.update(&wanted, namespace.as_ref())?)
+    }
+
+    /// The network namespace, unless it is the guest's own.
+    pub fn network_namespace(&self) -> Result<Option<OwnedFd>, Error> {
+        if self.first.has_exited() {
+            return Err(Error::NotRunning);
+        }
+        if !self.plan.namespaces.is_own(libc::CLONE_NEWNET) {
+            return Ok(None);
+        }
+        let path = format!("/proc/{}/ns/net", self.first.pid().as_raw_pid());
+        let file = File::open(&path).map_err(step::<io::Error>(format!("open {path}")))?;
+        Ok(Some(file.into()))
+    }
+
+    /// The cgroup's directory.
+    pub fn cgroup_directory(&self) -> Result<OwnedFd, Error> {
+        Ok(self.cgroup.open("")?)
+    }
+
+    /// Returns when the first process has exited.
+    pub async fn exited(&self) {
+        // An error means that nobody can tell any more.
+        let _ = self.first.exit().wait_for(Option::is_some).await;
+    }
+}

@@ -1,0 +1,134 @@
+//! Carries out the steps of a plan in a container's network namespace.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::description::{Interface, Network, Step};
+use super::messages::{self, Message, Verb};
+use super::netlink::Netlink;
+use super::{Error, device};
+use crate::detour::Detour;
+
+/// Numbers of interfaces in the container's network namespace, by window.
+pub type Indices = HashMap<u32, u32>;
+
+/// Where steps are carried out. Opened anew for each call: its sockets would keep the namespace alive.
+pub struct Place<'a> {
+    /// The container's; none when it has the guest's own.
+    namespace: Option<&'a OwnedFd>,
+    /// In the guest's own, where devices appear.
+    home: Netlink,
+    /// In the container's.
+    there: Netlink,
+}
+
+impl<'a> Place<'a> {
+    /// Opens what is needed.
+    pub fn open(namespace: Option<&'a OwnedFd>) -> Result<Place<'a>, Error> {
+        let failed = |source| Error::Step { step: "ask for changes to the container's network".to_owned(), source };
+        let home = Netlink::open().map_err(failed)?;
+        let there = inside(namespace, Netlink::open).map_err(failed)?;
+        Ok(Place { namespace, home, there })
+    }
+
+    /// Carries one out. `network` is what was reached before.
+    pub fn perform(&mut self, step: &Step, network: &Network, indices: &mut Indices) -> Result<(), Error> {
+        let name = match step {
+            Step::Plug(interface) => &interface.name,
+            _ => network.interface(step.window()).map_or("", |interface| &interface.name),
+        };
+        let failed = |source| Error::Step { step: format!("{step} network interface {name:?}"), source };
+        if let Step::Plug(interface) = step {
+            let index = self.plug(interface).map_err(failed)?;
+            indices.insert(interface.window, index);
+            return Ok(());
+        }
+        let index = indices.get(&step.window()).copied().unwrap_or_default();
+        self.change(step, index, name).map_err(failed)
+    }
+
+    fn change(&mut self, step: &Step, index: u32, name: &str) -> io::Result<()> {
+        match step {
+            Step::Plug(_) => Ok(()),
+            Step::Unplug(window) => gone(device::unbind(*window)),
+            Step::Rename(_, name) => self.there.ask(messages::rename(index, name, None, None)),
+            Step::SetMtu(_, mtu) => self.there.ask(messages::set_mtu(index, *mtu)),
+            Step::DisableIpv6(_, off) => self.disable_ipv6(name, *off),
+            Step::AddAddress(_, address) => self.add(messages::address(Verb::Add, index, address)),
+            Step::DeleteAddress(_, address) => self.delete(messages::address(Verb::Delete, index, address)),
+            Step::AddRoute(route) => self.add(messages::route(Verb::Add, index, route)),
+            Step::DeleteRoute(route) => self.delete(messages::route(Verb::Delete, index, route)),
+            Step::AddNeighbour(neighbour) => self.add(messages::neighbour(Verb::Add, index, neighbour)),
+            Step::DeleteNeighbour(neighbour) => self.delete(messages::neighbour(Verb::Delete, index, neighbour)),
+        }
+    }
+
+    fn add(&mut self, message: Message) -> io::Result<()> {
+        match self.there.ask(message) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn delete(&mut self, message: Message) -> io::Result<()> {
+        gone(self.there.ask(message))
+    }
+
+    /// All or nothing: on failure the window is without a driver again.
+    fn plug(&mut self, interface: &Interface) -> io::Result<u32> {
+        device::bind(interface.window)?;
+        self.settle(interface).inspect_err(|_| {
+            if let Err(error) = device::unbind(interface.window) {
+                log::warn!("cannot unbind the driver of window {}: {error}", interface.window);
+            }
+        })
+    }
+
+    /// Gives a device that has just appeared its place, name and settings.
+    fn settle(&mut self, interface: &Interface) -> io::Result<u32> {
+        let device = device::find(interface.window)?;
+        let mac = (device.mac != interface.mac).then_some(interface.mac);
+        let namespace = self.namespace.map(|namespace| namespace.as_fd());
+        self.home.ask(messages::rename(device.index, &interface.name, mac, namespace))?;
+        // Another namespace may know it by another number.
+        let index = self.there.index(&interface.name)?;
+        self.there.ask(messages::set_mtu(index, interface.mtu))?;
+        if interface.ipv6_disabled {
+            self.disable_ipv6(&interface.name, true)?;
+        }
+        self.there.ask(messages::up(index))?;
+        Ok(index)
+    }
+
+    fn disable_ipv6(&self, name: &str, off: bool) -> io::Result<()> {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        match inside(self.namespace, || fs::write(path, if off { "1" } else { "0" })) {
+            // With an MTU that is too small for it, an interface has no IPv6 to be switched off.
+            Err(error) if off && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// What is not there any more need not be deleted: programs of the container may have been faster.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENODEV)
+            ) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Does it in a network namespace, which the agent leaves again at once.
+pub fn inside<T>(namespace: Option<&OwnedFd>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let _detour = namespace.map(|namespace| Detour::join(namespace, libc::CLONE_NEWNET, "net")).transpose()?;
+    work()
+}

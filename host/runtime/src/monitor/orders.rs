@@ -1,0 +1,59 @@
+//! What the monitor is told while its VM runs: network devices come and go.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use vmm::devices::net::{Net, NetConfig};
+use vmm::event_loop::LoopHandle;
+use vmm::vm::Running;
+
+use super::report::Reporter;
+use crate::control::{MonitorEvent, MonitorOrder};
+use crate::descriptors;
+
+/// Longer than any order.
+const ORDER_MAX: usize = 4096;
+
+/// A VM that runs.
+pub struct Started {
+    running: Running,
+    device_loop: LoopHandle,
+}
+
+impl Started {
+    /// A VM and the loop for its devices.
+    pub fn new(running: Running, device_loop: LoopHandle) -> Self {
+        Started { running, device_loop }
+    }
+
+    /// Carries out orders until the other end of `control` is closed. One comes when the one before is answered, so that each is a
+    /// message of its own.
+    pub fn obey(&self, control: &UnixStream, reporter: &Reporter) {
+        let mut line = [0; ORDER_MAX];
+        while let Ok((length @ 1.., descriptors)) = descriptors::receive(control.as_fd(), &mut line) {
+            let order = serde_json::from_slice(line.get(..length).unwrap_or_default()).map_err(|e| e.to_string());
+            let done = order.and_then(|order| self.carry_out(&order, descriptors));
+            reporter.send(&match done {
+                Ok(window) => MonitorEvent::Done { window },
+                Err(message) => MonitorEvent::Refused { message },
+            });
+        }
+    }
+
+    fn carry_out(&self, order: &MonitorOrder, descriptors: Vec<OwnedFd>) -> Result<u32, String> {
+        match *order {
+            MonitorOrder::Plug { mac } => {
+                let mut descriptors = descriptors.into_iter();
+                let tap = descriptors.next().ok_or("no tap came with the order")?;
+                let config = NetConfig { tap, mac, vhost: descriptors.next() };
+                let window = self.running.plug(Box::new(Net::new(config, self.device_loop.clone())));
+                window.map_err(|e| e.to_string()).and_then(|window| u32::try_from(window).map_err(|e| e.to_string()))
+            }
+            MonitorOrder::Unplug { window } => {
+                let index = usize::try_from(window).map_err(|e| e.to_string())?;
+                self.running.unplug(index).map_err(|e| e.to_string())?;
+                Ok(window)
+            }
+        }
+    }
+}

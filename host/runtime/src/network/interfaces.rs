@@ -1,0 +1,137 @@
+//! A container's interfaces: from its network namespace into its micro-VM, and out of it when they leave the namespace.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use agent_protocol::MAX_INTERFACES;
+use agent_protocol::agent::{NetworkInterface, UpdateNetworkRequest};
+
+use super::netlink::Netlink;
+use super::scan::{Link, Namespace, scan};
+use super::tap::Tap;
+use super::{NetworkError, carry, redirect};
+use crate::guest::Guest;
+use crate::monitor_process::MonitorProcess;
+
+/// An interface that the guest has.
+#[derive(Debug)]
+struct Plugged {
+    /// The numbers of the interface and of its tap in the namespace.
+    index: u32,
+    tap: u32,
+    /// Another address is another device.
+    mac: Vec<u8>,
+    /// The tap's in the monitor.
+    window: u32,
+}
+
+/// What of a network namespace the guest has by now.
+#[derive(Debug)]
+pub struct Interfaces {
+    netlink: Netlink,
+    plugged: Vec<Plugged>,
+    /// What the agent was told last.
+    told: UpdateNetworkRequest,
+    /// Names are asked for here, once something can answer.
+    socket: PathBuf,
+    names: bool,
+}
+
+impl Interfaces {
+    /// Of the network namespace of this thread; `socket` leads to the guest.
+    pub fn new(socket: PathBuf) -> Result<Self, NetworkError> {
+        let netlink = Netlink::new().map_err(NetworkError::scan("socket"))?;
+        Ok(Self { netlink, plugged: Vec::new(), told: UpdateNetworkRequest::default(), socket, names: false })
+    }
+
+    /// Gives the guest what the namespace has by now.
+    pub fn follow(&mut self, id: &str, monitor: &MonitorProcess, guest: &Guest) -> Result<(), NetworkError> {
+        let found = scan(&mut self.netlink)?;
+        if found.links.len() > MAX_INTERFACES {
+            return Err(NetworkError::TooMany(found.links.len()));
+        }
+        let others = found.taps.iter().any(|tap| self.plugged.iter().all(|plugged| plugged.tap != *tap));
+        if others && !found.links.is_empty() {
+            return Err(NetworkError::Taken);
+        }
+        let gone = self.take_gone(&found);
+        for link in &found.links {
+            if !self.plugged.iter().any(|plugged| plugged.index == link.index) {
+                self.plug(link, monitor)?;
+            }
+        }
+        let told = self.tell(found, guest);
+        // The guest has let go of them, or cannot be helped.
+        for plugged in gone {
+            redirect::stop(&mut self.netlink, plugged.index);
+            let unplugged = monitor.unplug(plugged.window)?;
+            unplugged.unwrap_or_else(|reason| log::warn!("window {}: {reason}", plugged.window));
+        }
+        told?;
+        if !self.names && !self.plugged.is_empty() && carry::is_answered() {
+            carry::start(&self.socket, id)?;
+            self.names = true;
+        }
+        Ok(())
+    }
+
+    /// What is in the guest and not in the namespace any more.
+    fn take_gone(&mut self, found: &Namespace) -> Vec<Plugged> {
+        let here = |plugged: &Plugged| {
+            found.links.iter().any(|link| link.index == plugged.index && link.interface.mac == plugged.mac)
+        };
+        let (stay, gone) = std::mem::take(&mut self.plugged).into_iter().partition(here);
+        self.plugged = stay;
+        gone
+    }
+
+    fn plug(&mut self, link: &Link, monitor: &MonitorProcess) -> Result<(), NetworkError> {
+        let NetworkInterface { name, mac, mtu, .. } = &link.interface;
+        let tap =
+            Tap::open(&mut self.netlink, *mtu).map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
+        let redirected = redirect::redirect(&mut self.netlink, tap.index, link.index)
+            .and_then(|()| redirect::redirect(&mut self.netlink, link.index, tap.index));
+        redirected.map_err(|source| NetworkError::Redirect { name: name.clone(), source })?;
+        let address = <[u8; 6]>::try_from(mac.as_slice()).unwrap_or_default();
+        let plugged = match monitor.plug(address, &tap.fd, vhost().as_ref()) {
+            Ok(plugged) => plugged.map_err(|reason| NetworkError::Plug { name: name.clone(), reason }),
+            Err(error) => Err(error.into()),
+        };
+        // The interface works without a guest again.
+        let window = plugged.inspect_err(|_| redirect::stop(&mut self.netlink, link.index))?;
+        self.plugged.push(Plugged { index: link.index, tap: tap.index, mac: mac.clone(), window });
+        Ok(())
+    }
+
+    /// Tells the agent, if there is news.
+    fn tell(&mut self, found: Namespace, guest: &Guest) -> Result<(), NetworkError> {
+        let window = |index| self.plugged.iter().find(|plugged| plugged.index == index).map(|plugged| plugged.window);
+        let interface = |link: Link| Some(NetworkInterface { window: window(link.index)?, ..link.interface });
+        let news = UpdateNetworkRequest {
+            interfaces: found.links.into_iter().filter_map(interface).collect(),
+            routes: found.routes,
+            neighbours: found.neighbours,
+            ..Default::default()
+        };
+        if news != self.told {
+            guest.update_network(news.clone())?;
+            self.told = news;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Interfaces {
+    /// The taps go with the monitor; the namespace may stay, and its interfaces are to work in it again.
+    fn drop(&mut self) {
+        for plugged in std::mem::take(&mut self.plugged) {
+            redirect::stop(&mut self.netlink, plugged.index);
+        }
+    }
+}
+
+/// The host kernel's own network device for guests. Without it the monitor carries the frames.
+fn vhost() -> Option<OwnedFd> {
+    File::options().read(true).write(true).open("/dev/vhost-net").ok().map(OwnedFd::from)
+}

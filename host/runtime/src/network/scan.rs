@@ -1,0 +1,320 @@
+//! What a network namespace holds, in the words of the call by which the guest gets the same.
+
+use std::fs;
+use std::net::IpAddr;
+
+use agent_protocol::agent::{NetworkAddress, NetworkInterface, NetworkNeighbour, NetworkRoute};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::netlink::Netlink;
+use super::{NetworkError, tap};
+
+/// An interface that the guest is to have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    /// Its number in the namespace.
+    pub index: u32,
+    /// All but its window.
+    pub interface: NetworkInterface,
+}
+
+/// A network namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Namespace {
+    /// Interfaces that are up and speak Ethernet, in the order of their numbers.
+    pub links: Vec<Link>,
+    /// Routes that somebody has set: those of the subnets come with the addresses.
+    pub routes: Vec<NetworkRoute>,
+    /// Neighbours that somebody has set.
+    pub neighbours: Vec<NetworkNeighbour>,
+    /// Numbers of taps such as this program makes.
+    pub taps: Vec<u32>,
+}
+
+/// Looks at the namespace in which `netlink` was opened, which must be this thread's.
+pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
+    let mut found = Namespace::default();
+    let ask = |netlink: &mut Netlink, what, message| netlink.list(message).map_err(NetworkError::scan(what));
+    for message in ask(netlink, "links", RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        let RouteNetlinkMessage::NewLink(link) = message else { continue };
+        if is_tap(&link) {
+            found.taps.push(link.header.index);
+        } else if let Some(link) = shown(&link) {
+            found.links.push(link);
+        }
+    }
+    found.links.sort_by_key(|link| link.index);
+    if found.links.is_empty() {
+        return Ok(found);
+    }
+    for message in ask(netlink, "addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        let RouteNetlinkMessage::NewAddress(address) = message else { continue };
+        let link = found.links.iter_mut().find(|link| link.index == address.header.index);
+        if let Some((link, address)) = link.and_then(|link| Some((link, address_of(&address)?))) {
+            link.interface.addresses.push(address);
+        }
+    }
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        for message in ask(netlink, "routes", RouteNetlinkMessage::GetRoute(request))? {
+            let RouteNetlinkMessage::NewRoute(route) = message else { continue };
+            found.routes.extend(route_of(&route, &found.links));
+        }
+    }
+    // A gateway is reached by a route that is there before.
+    found.routes.sort_by_key(|route| (!route.gateway.is_empty(), route.prefix_length == 0));
+    for message in ask(netlink, "neighbours", RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))? {
+        let RouteNetlinkMessage::NewNeighbour(neighbour) = message else { continue };
+        found.neighbours.extend(neighbour_of(&neighbour, &found.links));
+    }
+    Ok(found)
+}
+
+/// What a link is called.
+pub(super) fn name(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+fn kind(link: &LinkMessage) -> Option<&InfoKind> {
+    let infos = link.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    infos.flatten().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })
+}
+
+fn is_tap(link: &LinkMessage) -> bool {
+    kind(link) == Some(&InfoKind::Tun) && name(link).is_some_and(|name| name.starts_with(tap::PREFIX))
+}
+
+/// The guest's view of a link, if it is to have one.
+fn shown(link: &LinkMessage) -> Option<Link> {
+    let flags = link.header.flags;
+    let other_kind = matches!(kind(link), Some(InfoKind::Tun | InfoKind::Bridge));
+    // A part of something larger, which is the one to be shown.
+    let part = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
+    if link.header.link_layer_type != LinkLayerType::Ether
+        || !flags.contains(LinkFlags::Up)
+        || flags.contains(LinkFlags::Loopback)
+        || other_kind
+        || part
+    {
+        return None;
+    }
+    let mut interface = NetworkInterface { name: name(link)?.to_string(), ..Default::default() };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Address(mac) => interface.mac = mac.clone(),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            _ => {}
+        }
+    }
+    let switch = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name));
+    interface.ipv6_disabled = switch.map_or(true, |text| text.trim() != "0");
+    (interface.mac.len() == 6).then_some(Link { index: link.header.index, interface })
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// An address that somebody has set. The guest's kernel finds the others by itself: those of the link, and what routers announce.
+fn address_of(message: &AddressMessage) -> Option<NetworkAddress> {
+    let header = &message.header;
+    let (mut address, mut local, mut broadcast) = (None, None, Vec::new());
+    let mut flags = AddressFlags::from_bits_retain(u32::from(header.flags.bits()));
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(one) => address = Some(*one),
+            AddressAttribute::Local(one) => local = Some(*one),
+            AddressAttribute::Broadcast(one) => broadcast = one.octets().to_vec(),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let address = local.or(address)?;
+    let by_kernel = address.is_ipv6()
+        && (header.scope == AddressScope::Link || !header.flags.contains(AddressHeaderFlags::Permanent));
+    (!by_kernel).then(|| NetworkAddress {
+        address: octets(address),
+        prefix_length: header.prefix_len.into(),
+        broadcast,
+        scope: u8::from(header.scope).into(),
+        no_prefix_route: flags.contains(AddressFlags::Noprefixroute),
+        ..Default::default()
+    })
+}
+
+fn route_address(address: &RouteAddress) -> Vec<u8> {
+    match address {
+        RouteAddress::Inet(address) => address.octets().to_vec(),
+        RouteAddress::Inet6(address) => address.octets().to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// A route of the main table by way of one of `links`, unless it comes by itself.
+fn route_of(message: &RouteMessage, links: &[Link]) -> Option<NetworkRoute> {
+    let header = &message.header;
+    let by_itself = matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra);
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast || by_itself {
+        return None;
+    }
+    let mut route = NetworkRoute {
+        ipv6: header.address_family == AddressFamily::Inet6,
+        prefix_length: header.destination_prefix_length.into(),
+        scope: u8::from(header.scope).into(),
+        on_link: header.flags.contains(RouteFlags::Onlink),
+        ..Default::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => route.destination = route_address(address),
+            RouteAttribute::Gateway(address) => route.gateway = route_address(address),
+            RouteAttribute::PrefSource(address) => route.source = route_address(address),
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(mtu_of).unwrap_or_default();
+            }
+            RouteAttribute::Oif(index) => {
+                route.interface = links.iter().find(|link| link.index == *index)?.interface.name.clone();
+            }
+            _ => {}
+        }
+    }
+    (!route.interface.is_empty()).then_some(route)
+}
+
+fn mtu_of(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
+}
+
+fn neighbour_of(message: &NeighbourMessage, links: &[Link]) -> Option<NetworkNeighbour> {
+    let link = links.iter().find(|link| link.index == message.header.ifindex)?;
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let mut neighbour = NetworkNeighbour { interface: link.interface.name.clone(), ..Default::default() };
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                neighbour.address = address.octets().to_vec();
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                neighbour.address = address.octets().to_vec();
+            }
+            NeighbourAttribute::LinkLayerAddress(mac) => neighbour.mac = mac.clone(),
+            _ => {}
+        }
+    }
+    (!neighbour.address.is_empty() && neighbour.mac.len() == 6).then_some(neighbour)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    fn link(flags: LinkFlags, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 3;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = flags;
+        message.attributes = vec![
+            LinkAttribute::IfName("sandbox0".to_string()),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+            LinkAttribute::Mtu(1400),
+        ];
+        message.attributes.extend(attributes);
+        message
+    }
+
+    fn of_kind(kind: InfoKind) -> LinkMessage {
+        link(LinkFlags::Up, vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])])
+    }
+
+    #[test]
+    fn links_that_carry_frames_are_shown() {
+        let veth = shown(&of_kind(InfoKind::Veth)).unwrap();
+        assert_eq!((veth.index, veth.interface.name.as_str(), veth.interface.mtu), (3, "sandbox0", 1400));
+        assert!(!is_tap(&of_kind(InfoKind::Veth)));
+        assert!(is_tap(&of_kind(InfoKind::Tun)));
+        for hidden in [
+            of_kind(InfoKind::Tun),
+            of_kind(InfoKind::Bridge),
+            link(LinkFlags::empty(), vec![]),
+            link(LinkFlags::Up | LinkFlags::Loopback, vec![]),
+            link(LinkFlags::Up, vec![LinkAttribute::Controller(9)]),
+        ] {
+            assert_eq!(shown(&hidden), None, "{hidden:?}");
+        }
+        let mut tunnel = of_kind(InfoKind::IpIp);
+        tunnel.header.link_layer_type = LinkLayerType::Tunnel;
+        assert_eq!(shown(&tunnel), None);
+    }
+
+    #[test]
+    fn addresses_that_the_kernel_finds_are_left_to_the_guests() {
+        let message = |address: IpAddr, scope, flags| {
+            let mut message = AddressMessage::default();
+            message.header.prefix_len = 24;
+            message.header.scope = scope;
+            message.header.flags = flags;
+            message.attributes.push(AddressAttribute::Address(address));
+            message
+        };
+        let (four, six) = (IpAddr::from(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::from(Ipv6Addr::LOCALHOST));
+        let permanent = AddressHeaderFlags::Permanent;
+        let got = address_of(&message(four, AddressScope::Universe, AddressHeaderFlags::empty())).unwrap();
+        assert_eq!((got.address.as_slice(), got.prefix_length), ([10, 0, 0, 2].as_slice(), 24));
+        assert!(address_of(&message(six, AddressScope::Universe, permanent)).is_some());
+        assert!(address_of(&message(six, AddressScope::Link, permanent)).is_none());
+        assert!(address_of(&message(six, AddressScope::Universe, AddressHeaderFlags::empty())).is_none());
+        // The far end of a pair: what is local counts.
+        let mut pair = message(four, AddressScope::Universe, permanent);
+        pair.attributes.push(AddressAttribute::Local(Ipv4Addr::new(10, 0, 0, 9).into()));
+        assert_eq!(address_of(&pair).unwrap().address, [10, 0, 0, 9]);
+    }
+
+    #[test]
+    fn routes_that_somebody_has_set_are_taken() {
+        let links = [shown(&of_kind(InfoKind::Veth)).unwrap()];
+        let route = |protocol, table, oif| {
+            let mut message = RouteMessage::default();
+            message.header.address_family = AddressFamily::Inet;
+            message.header.protocol = protocol;
+            message.header.table = table;
+            message.header.kind = RouteType::Unicast;
+            message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(10, 0, 0, 1))));
+            message.attributes.push(RouteAttribute::Oif(oif));
+            route_of(&message, &links)
+        };
+        let main = RouteHeader::RT_TABLE_MAIN;
+        let default = route(RouteProtocol::Boot, main, 3).unwrap();
+        assert_eq!((default.interface.as_str(), default.gateway.as_slice()), ("sandbox0", [10, 0, 0, 1].as_slice()));
+        assert!(default.destination.is_empty() && default.prefix_length == 0);
+        assert_eq!(route(RouteProtocol::Kernel, main, 3), None);
+        assert_eq!(route(RouteProtocol::Boot, 255, 3), None);
+        assert_eq!(route(RouteProtocol::Boot, main, 4), None);
+    }
+}

@@ -1,0 +1,32 @@
+//! The system calls of taps that need unsafe code.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Where the kernel is to put the number in the name of a new interface, and where it puts the whole name.
+pub type Name = [u8; libc::IFNAMSIZ];
+
+/// Makes a tap behind an open `/dev/net/tun`, in the network namespace of this thread: whole Ethernet frames, each with a virtio-net header
+/// before it. `pattern` is its name, with `%d` for a number that is free. Gives the name.
+pub fn make_tap(tun: BorrowedFd<'_>, pattern: &CStr) -> io::Result<Name> {
+    // SAFETY: ifreq is plain data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(pattern.to_bytes().iter().take(libc::IFNAMSIZ - 1)) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(request.ifr_name.map(|byte| byte as u8))
+}
+
+/// Sets the length of the virtio-net header before each frame.
+pub fn set_header_length(tap: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const bytes) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,15 @@
+//! Follows a network namespace for as long as its container lives: interfaces that arrive late (`docker network connect`, daemons that
+//! set up the network between create and start) and those that leave.
+
+use std::io;
+use std::thread;
+
+use super::netlink::Changes;
+
+/// Calls `follow` after each change, on a thread of its own, until it says that the container has ended. Changes count from now on. To be
+/// called in the network namespace.
+pub(crate) fn watch(follow: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
+    let changes = Changes::new()?;
+    let look = move || while changes.wait().is_ok() && follow() {};
+    thread::Builder::new().name("network".to_string()).spawn(look).map(drop)
+}

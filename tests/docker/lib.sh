@@ -1,0 +1,69 @@
+# Functions for the rows: sourced by inside.sh and, in the shells of each check, by check() itself.
+# shellcheck shell=bash
+
+export DOCKER=/usr/bin/docker
+docker() { "$DOCKER" "$@"; }
+# A container of the runtime that is being tried.
+run() { "$DOCKER" run --runtime="$R" "$@"; }
+export -f docker run
+
+until_true() {
+    local seconds=$1
+    shift
+    local end=$((SECONDS + seconds))
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.2
+    done
+}
+export -f until_true
+
+start_dockerd() {
+    dockerd --containerd /run/containerd/containerd.sock >>/run/docker-test/dockerd.log 2>&1 &
+    dockerd=$!
+    until_true 120 docker version
+}
+
+# What differs from container to container: IDs, times, process IDs, addresses that docker gives one after the other.
+normalised() {
+    sed -E -e 's/[0-9a-f]{64}/ID64/g; s/\b[0-9a-f]{12}\b/ID12/g; s/[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.]+(Z| [+-][0-9]{4} [A-Z]+)?/TIME/g' \
+        -e 's/(About a|Less than a|[0-9]+) (second|minute)s?( ago)?/AGE/g' -e "s/$R/RUNTIME/g; s/RUNTIME create failed: //"
+}
+
+# check TITLE SCRIPT: the script gives the same output and status with both runtimes. In it, `run` is `docker run` with the runtime, $R
+# the runtime's name and $N a name that no other container has.
+check() {
+    local title=$1 script=$2 R status
+    local -A got
+    count=$((count + 1))
+    for R in ${SANDBOX_RUNTIMES:-runc sandbox}; do
+        export R N="t$count-$R"
+        got[$R]=$(timeout "${LIMIT:-180}" bash -c "$script" 2>&1 </dev/null; echo "status $?")
+        got[$R]=$(normalised <<<"${got[$R]}")
+        # Whatever a failed script has left.
+        docker ps -aq --filter "name=$N" | xargs -r "$DOCKER" rm -f -v >/dev/null 2>&1
+    done
+    if [ "${got[runc]:-}" = "${got[sandbox]:-}" ] && [[ "${got[sandbox]}" != *"status 124" ]]; then
+        echo "  ok      $title ($SECONDS s)"
+        [ -z "${SANDBOX_VERBOSE:-}" ] || sed 's/^/          /' <<<"${got[sandbox]}"
+        passed=$((passed + 1))
+    else
+        echo "  FAILED  $title ($SECONDS s)"
+        diff <(echo "${got[runc]:-}") <(echo "${got[sandbox]:-}") | sed 's/^/          /'
+        failed=$((failed + 1)) row_failed=1
+    fi
+}
+
+count=0 passed=0 failed=0 table=()
+run_row() {
+    row_failed=
+    echo "row $(basename "$1" .sh)"
+    # shellcheck source=/dev/null
+    . "$1"
+    table+=("$(basename "$1" .sh) ${row_failed:+FAILED}")
+}
+summary() {
+    printf '%s\n' "${table[@]}" | sed 's/ $/ pass/' >"${OUT_DIR:-/run/docker-test}/docker-rows"
+    echo "docker: $passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+}

@@ -1,0 +1,2 @@
+# shellcheck shell=bash
+check 'pause and unpause' 'run -d --name $N bb sh -c "while :; do echo x; sleep 0.1; done" >/dev/null; sleep 1; docker pause $N >/dev/null; docker inspect -f "{{.State.Status}}" $N; a=$(docker logs $N | wc -l); sleep 2; b=$(docker logs $N | wc -l); [ $a = $b ] && echo frozen; docker unpause $N >/dev/null; sleep 2; [ $(docker logs $N | wc -l) -gt $b ] && echo thawed; docker rm -f $N >/dev/null'

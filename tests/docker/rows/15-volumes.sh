@@ -1,0 +1,6 @@
+# shellcheck shell=bash
+check 'bind mounts' 'mkdir -p /data/v-$N; echo host >/data/v-$N/f; run --rm -v /data/v-$N:/v bb sh -c "cat /v/f; echo guest >/v/g; chown 5:6 /v/g"; stat -c "%u:%g" /data/v-$N/g; cat /data/v-$N/g; run --rm -v /data/v-$N:/v:ro bb sh -c "echo x >/v/h"; echo $?; run --rm -v /data/v-$N/f:/etc/one bb cat /etc/one; rm -r /data/v-$N'
+check 'named volumes' 'docker volume create vol-$N >/dev/null; run --rm -v vol-$N:/etc bb sh -c "ls /etc | sort | head -20; echo kept >/etc/kept"; run --rm -v vol-$N:/x bb cat /x/kept; docker volume rm vol-$N >/dev/null'
+check 'volumes from' 'run --name $N -v /shared bb sh -c "echo s >/shared/f"; run --rm --volumes-from $N bb cat /shared/f; docker rm -v $N >/dev/null'
+check 'changes are seen' 'mkdir -p /data/w-$N; run -d --name $N -v /data/w-$N:/w bb sleep 1000 >/dev/null; echo one >/data/w-$N/f; docker exec $N cat /w/f; echo two >/data/w-$N/f; sleep 1; docker exec $N cat /w/f; docker exec $N sh -c "echo three >/w/f"; cat /data/w-$N/f; docker rm -f $N >/dev/null; rm -r /data/w-$N'
+check 'mount' 'mkdir -p /data/x-$N; run --rm --mount type=bind,src=/data/x-$N,dst=/m,readonly --mount type=tmpfs,dst=/t,tmpfs-size=1m bb sh -c "touch /m/f; df -k /t | tail -1 | tr -s \" \" | cut -d\" \" -f2"; rmdir /data/x-$N; run --rm --mount type=bind,src=/nosuch,dst=/m bb true; echo $?'

@@ -1,0 +1,5 @@
+# shellcheck shell=bash
+check 'a published port' 'run -d --name $N -p 127.0.0.1:8080:80 bb sh -c "mkdir /www; echo page >/www/index.html; httpd -f -p 80 -h /www" >/dev/null; docker port $N; until_true 30 busybox wget -q -O /dev/null http://127.0.0.1:8080/; busybox wget -q -O - http://127.0.0.1:8080/; ip=$(docker inspect -f "{{.NetworkSettings.IPAddress}}" $N); busybox wget -q -O - http://$ip/; run --rm bb wget -q -O - http://$ip/; docker rm -f $N >/dev/null'
+check 'udp' 'run -d --name $N -p 127.0.0.1:5353:53/udp bb sh -c "nc -u -l -p 53 -e cat" >/dev/null; sleep 2; (echo ping; sleep 3) | busybox nc -u -w 5 127.0.0.1 5353; docker rm -f $N >/dev/null'
+check 'to the host and out' 'run --rm bb sh -c "ip -o -4 addr show eth0 | tr -s \" \" | cut -d\" \" -f3; ping -c 1 -W 10 172.17.0.1 >/dev/null && echo answered; ip route | grep default"  | sed "s/172.17.0.[0-9]*/ADDR/"'
+check 'all exposed' 'run -d --name $N -P --expose 80 bb sleep 100 >/dev/null; docker port $N | sed "s/:[0-9]*$/:PORT/"; docker rm -f $N >/dev/null'
