@@ -44,6 +44,10 @@ pub const SHARE_TAG: &str = "sandbox";
 /// Where the agent mounts [`SHARE_TAG`].
 pub const SHARE_DIR: &str = "/run/sandbox/share";
 
+/// A namespace's path below this directory names a container of the same guest, whose namespace of that kind is meant. There is no such
+/// directory.
+pub const CONTAINERS_DIR: &str = "/run/sandbox/containers";
+
 /// An option of a bind mount, made by the host and followed by a relative path: something is mounted there on the host, and what holds
 /// for the mount itself is not to hold for it. (mount(8) leaves options with `x-` to whoever understands them.)
 pub const BELOW_OPTION: &str = "x-sandbox.below=";

@@ -21,18 +21,8 @@ END
     start_dockerd
 }
 
-# Images are root file systems without any meta data: a line says the rest.
-load_images() {
-    local name
-    for name in "$SANDBOX_CACHE"/docker/*.tar; do
-        [ -e "$name" ] || continue
-        docker import --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' --change 'CMD ["sh"]' \
-            "$name" "$(basename "$name" .tar)" >/dev/null || return 1
-    done
-}
-
 start_daemons || { tail -50 /run/docker-test/*.log; exit 1; }
-load_images || exit 1
+need bb || exit 1
 echo "docker: $(docker version --format '{{.Server.Version}}') is up after $SECONDS s"
 rows=("$@")
 [ ${#rows[@]} -gt 0 ] || rows=(rows/*.sh)

@@ -24,6 +24,16 @@ start_dockerd() {
     until_true 120 docker version
 }
 
+# need IMAGE…: rows call it for images other than bb. An image is a root file system without any meta data; the options say the rest.
+need() {
+    local name
+    for name; do
+        docker image inspect "$name" >/dev/null 2>&1 ||
+            docker import --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' --change 'CMD ["sh"]' \
+                "$SANDBOX_CACHE/docker/$name.tar" "$name" >/dev/null || return 1
+    done
+}
+
 # What differs from container to container: IDs, times, process IDs, addresses that docker gives one after the other.
 normalised() {
     sed -E -e 's/[0-9a-f]{64}/ID64/g; s/\b[0-9a-f]{12}\b/ID12/g; s/[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.]+(Z| [+-][0-9]{4} [A-Z]+)?/TIME/g' \

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use super::{Container, Error, step};
 use crate::agent::Agent;
+use crate::spec::Plan;
 use crate::sys;
 
 /// Every container that this guest has had, by id. An id is used once: the guest lives no longer than its containers.
@@ -85,6 +86,20 @@ impl Containers {
         };
         if exit.await.is_ok_and(|e| e.status != 0) {
             log::error!("the shared file system could not be synced");
+        }
+    }
+
+    /// Has the kernel forget the files of a container that has ended, where others go on: the host would keep them open otherwise, and
+    /// with them what they are mounted from.
+    pub fn forget_files(&self, plan: &Plan) {
+        let by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = by_id.values().flatten().any(|container| !container.first.has_exited());
+        drop(by_id);
+        if others
+            && plan.root().starts_with(SHARE_DIR)
+            && let Err(error) = std::fs::write("/proc/sys/vm/drop_caches", "2")
+        {
+            log::debug!("cannot drop what is cached of a container's files: {error}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use agent_protocol::CONTAINERS_DIR;
 use agent_protocol::agent::{CreateContainerRequest, Stdio};
 use rustix::fs::Uid;
 use rustix::mount::MountFlags;
@@ -36,7 +37,8 @@ pub struct Created {
 
 /// Makes a container whose process waits for Start.
 pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Result<Created, Error> {
-    let (plan, state) = check_request(&request)?;
+    let (mut plan, state) = check_request(&request)?;
+    find_joined(agent, &mut plan)?;
     let keyring = if request.no_new_keyring { None } else { keyring(&request.container_id, &plan) };
     let id = request.container_id;
     let stdio = request.stdio.into_option().unwrap_or_default();
@@ -57,6 +59,17 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
 
 fn keyring(id: &str, plan: &Plan) -> Option<Keyring> {
     Keyring::of(id, plan.namespaces.is_own(libc::CLONE_NEWUSER))
+}
+
+/// Puts the namespaces' own paths in the place of those that name a container.
+fn find_joined(agent: &Agent, plan: &mut Plan) -> Result<(), Error> {
+    for (flag, path) in &mut plan.namespaces.joined {
+        if let Ok(id) = path.strip_prefix(CONTAINERS_DIR) {
+            let container = agent.containers.get(&id.to_string_lossy())?;
+            *path = container.namespace_path(*flag)?;
+        }
+    }
+    Ok(())
 }
 
 /// All that can be said before anything is made.
@@ -215,6 +228,7 @@ async fn supervise(
     container.cgroup.emptied().await;
     container.cgroup.remove();
     container.close();
+    agent.containers.forget_files(&container.plan);
     report.ended(End { exit, oom_kills });
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use oci_spec::runtime::Linux;
 use rustix::process::Pid;
@@ -26,6 +27,12 @@ const KINDS: [(i32, &str); 8] = [
     (libc::CLONE_NEWNS, "mnt"),
     (libc::CLONE_NEWUSER, "user"),
 ];
+
+/// The file below /proc of a process's namespace of a kind, by its flag.
+pub fn path_of(pid: Pid, flag: i32) -> Option<PathBuf> {
+    let (_, name) = KINDS.into_iter().find(|(kind, _)| *kind == flag)?;
+    Some(PathBuf::from(format!("/proc/{}/ns/{name}", pid.as_raw_pid())))
+}
 
 impl Joined {
     /// Opens all of them.

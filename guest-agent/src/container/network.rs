@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use agent_protocol::agent::UpdateNetworkRequest;
 
+use super::namespaces::path_of;
 use super::{Container, Error, step};
 use crate::network;
 
@@ -30,6 +32,12 @@ impl Container {
         let path = format!("/proc/{}/ns/net", self.first.pid().as_raw_pid());
         let file = File::open(&path).map_err(step::<io::Error>(format!("open {path}")))?;
         Ok(Some(file.into()))
+    }
+
+    /// Where its namespace of a kind is found.
+    pub fn namespace_path(&self, flag: i32) -> Result<PathBuf, Error> {
+        let path = path_of(self.first.pid(), flag).filter(|_| !self.first.has_exited());
+        path.ok_or(Error::NotRunning)
     }
 
     /// The cgroup's directory.

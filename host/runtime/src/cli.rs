@@ -109,6 +109,9 @@ enum Command {
     /// Serve one micro-VM (started by the other commands)
     #[command(hide = true)]
     Monitor,
+    /// Keep a container's files in another one's micro-VM (started by the other commands)
+    #[command(hide = true)]
+    Keeper,
 }
 
 #[derive(Debug, Args)]
@@ -247,6 +250,9 @@ pub fn main() -> ExitCode {
     if let Some(Command::Monitor) = cli.command {
         return monitor::main();
     }
+    if let Some(Command::Keeper) = cli.command {
+        return monitor::keeper_main();
+    }
     // A file that cannot be read is the error of the commands that need it.
     let settings = Settings::load();
     let most = settings.as_ref().map_or_else(|_| Settings::default().log_level, |settings| settings.log_level);
@@ -295,7 +301,7 @@ fn execute(command: Command, global: Global) -> Result<u8, CommandError> {
         Command::Spec(SpecArguments { bundle, rootless }) => spec::write(&bundle, rootless).map_err(CommandError::from),
         Command::Checkpoint(_) | Command::Restore(_) => Err(CommandError::NoCheckpoint),
         Command::Features => list::print(&features::document()),
-        Command::Doctor | Command::Monitor => Ok(()),
+        Command::Doctor | Command::Monitor | Command::Keeper => Ok(()),
     }
     .map(|()| 0)
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::process_id::ProcessId;
 use crate::settings::CachePolicy;
 
 /// File descriptors that the monitor process starts with, beside stderr.
@@ -85,6 +86,8 @@ pub struct MonitorConfig {
     pub shares: Vec<Share>,
     /// What the guest may cache of it.
     pub cache: CachePolicy,
+    /// There is no VM to be made: the shares are to be added to those of this monitor.
+    pub joins: Option<ProcessId>,
 }
 
 /// What a running VM gets or loses. The next order comes when this one is answered, by [`MonitorEvent::Done`] or

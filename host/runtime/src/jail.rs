@@ -17,10 +17,13 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use crate::control::Share;
 use crate::error::Plain;
 
+mod joined;
 mod shares;
 mod sys;
 #[cfg(test)]
 mod tests;
+
+pub use joined::JoinedShares;
 
 /// Where the shares are once [`enter`] has returned.
 pub const ROOT: &str = "/share";

@@ -17,6 +17,7 @@ pub mod guest_files;
 pub mod hooks;
 pub mod images;
 mod jail;
+pub mod joined;
 pub mod log;
 pub mod machine;
 mod monitor;

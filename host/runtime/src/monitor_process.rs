@@ -1,9 +1,9 @@
 //! The monitor process, seen from the command that starts it: spawning, its reports, its end.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -197,20 +197,42 @@ impl MonitorProcess {
         Self::start(id, inputs, report).map_err(|source| MonitorError::Start { id: id.to_string(), source })
     }
 
+    /// Starts what a container has in a monitor's place whose micro-VM is another container's.
+    pub fn spawn_keeper(
+        id: &str,
+        streams: Streams,
+        report: impl FnMut(&MonitorEvent) + Send + 'static,
+    ) -> Result<Self, MonitorError> {
+        Self::start_process(id, c"keeper", streams, &[], report)
+            .map_err(|source| MonitorError::Start { id: id.to_string(), source })
+    }
+
     fn start(id: &str, inputs: &Inputs<'_>, report: impl FnMut(&MonitorEvent) + Send + 'static) -> io::Result<Self> {
+        let descriptors = [
+            (inputs.listener, fds::VSOCK_LISTENER),
+            (inputs.kernel, fds::KERNEL),
+            (inputs.initramfs, fds::INITRAMFS),
+            (inputs.kvm, fds::KVM),
+        ];
+        Self::start_process(id, c"monitor", inputs.streams, &descriptors, report)
+    }
+
+    fn start_process(
+        id: &str,
+        command: &CStr,
+        streams: Streams,
+        descriptors: &[(BorrowedFd<'_>, RawFd)],
+        report: impl FnMut(&MonitorEvent) + Send + 'static,
+    ) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
+        let descriptors: Vec<_> =
+            [(theirs.as_fd(), fds::CONTROL)].into_iter().chain(descriptors.iter().copied()).collect();
         let pid = sys::spawn(&Spawn {
             path: c"/proc/self/exe",
-            arguments: &[CString::new(format!("sandbox: {id}"))?, CString::from(c"monitor")],
+            arguments: &[CString::new(format!("sandbox: {id}"))?, CString::from(command)],
             environment: &environment(),
-            streams: inputs.streams,
-            descriptors: &[
-                (theirs.as_fd(), fds::CONTROL),
-                (inputs.listener, fds::VSOCK_LISTENER),
-                (inputs.kernel, fds::KERNEL),
-                (inputs.initramfs, fds::INITRAMFS),
-                (inputs.kvm, fds::KVM),
-            ],
+            streams,
+            descriptors: &descriptors,
         })?;
         drop(theirs);
         Self::adopt(id, pid, control, report)
@@ -270,9 +292,13 @@ impl MonitorProcess {
         self.shared.fate().answer = None;
         descriptors::send(self.control.as_fd(), descriptors, &line)
             .map_err(|source| self.why_gone().unwrap_or_else(|| silent(source)))?;
-        self.shared
-            .wait_answer()
-            .ok_or_else(|| self.verdict().unwrap_or_else(|| silent(io::ErrorKind::TimedOut.into())))
+        self.answer()
+    }
+
+    /// What it says next of an order, or of the configuration, if it is a keeper.
+    pub fn answer(&self) -> Result<Result<u32, String>, MonitorError> {
+        let silent = || MonitorError::Silent { id: self.id.clone(), source: io::ErrorKind::TimedOut.into() };
+        self.shared.wait_answer().ok_or_else(|| self.verdict().unwrap_or_else(silent))
     }
 
     /// Its process id.
@@ -420,6 +446,7 @@ mod tests {
             kernel_arguments: String::new(),
             shares: vec![],
             cache: Default::default(),
+            joins: None,
         }
     }
 

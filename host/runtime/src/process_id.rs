@@ -56,6 +56,11 @@ impl ProcessId {
 pub struct ProcessHandle(OwnedFd);
 
 impl ProcessHandle {
+    /// A descriptor that is readable once the process has ended.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.0
+    }
+
     /// Waits for the end (a zombie has ended); false if it does not come in time.
     pub fn wait(&self, timeout: Duration) -> bool {
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };

@@ -3,7 +3,7 @@
 mod error;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,8 +15,9 @@ use crate::cgroup::HostCgroup;
 use crate::control::{MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
+use crate::joined::Owner;
 use crate::monitor_process::{Inputs, Killer, MonitorProcess};
-use crate::network::{self, Interfaces, NetworkError};
+use crate::network::{self, Interfaces, NetworkError, names};
 use crate::preserved::Preserved;
 use crate::proxy::protocol::ContainerOrder;
 use crate::proxy::{End, oom};
@@ -52,6 +53,8 @@ pub struct Session {
     executing: Mutex<()>,
     /// Nothing where the container is to have no network namespace of its own.
     interfaces: Mutex<Option<Interfaces>>,
+    /// The micro-VM is another container's.
+    joined: bool,
 }
 
 impl Session {
@@ -79,6 +82,20 @@ impl Session {
         Ok(Self::with(id, monitor, state, terminal, trace))
     }
 
+    /// Makes do with another container's micro-VM.
+    pub fn join(
+        id: &str,
+        state: OwnedFd,
+        (root, owner): (&Path, &Owner),
+        streams: Streams,
+        terminal: Option<Terminal>,
+        trace: Arc<Trace>,
+    ) -> Result<Self, SessionError> {
+        state::lead_to(state.as_fd(), root, &owner.id).map_err(SessionError::setup("the way to the guest"))?;
+        let keeper = MonitorProcess::spawn_keeper(id, streams, |_| {})?;
+        Ok(Self { joined: true, ..Self::with(id, keeper, state, terminal, trace) })
+    }
+
     fn with(id: &str, monitor: MonitorProcess, state: OwnedFd, terminal: Option<Terminal>, trace: Arc<Trace>) -> Self {
         let state = Arc::new(state);
         let signalled = Arc::new(Signalled::new(monitor.killer(), state.clone(), terminal.clone()));
@@ -93,6 +110,7 @@ impl Session {
             clock: OnceLock::new(),
             executing: Mutex::default(),
             interfaces: Mutex::default(),
+            joined: false,
         }
     }
 
@@ -140,8 +158,14 @@ impl Session {
             kernel_arguments: order.kernel_arguments.clone(),
             shares: order.shares.clone(),
             cache: order.cache,
+            joins: order.joined.as_ref().map(|owner| owner.monitor),
         };
-        self.monitor.configure(&config).map_err(|error| self.explained(error.into()))
+        self.monitor.configure(&config).map_err(|error| self.explained(error.into()))?;
+        if self.joined {
+            // The guest may be told of the shares once they are there.
+            let _ = self.monitor.answer()?;
+        }
+        Ok(())
     }
 
     /// Makes the container once `proceed` says so, calls `ready`, and waits for the container's end.
@@ -158,8 +182,10 @@ impl Session {
         match result {
             Ok((end, guest)) => {
                 let begin = now_ns();
-                // Whatever it answers: the monitor is made to end next.
-                let _ = guest.shutdown();
+                if !self.joined {
+                    // Whatever it answers: the monitor is made to end next.
+                    let _ = guest.shutdown();
+                }
                 self.monitor.end();
                 self.interfaces().take();
                 self.trace.span(Lane::Command, "end guest", begin, now_ns());
@@ -167,6 +193,11 @@ impl Session {
             }
             Err(error) => {
                 let error = self.explained(error);
+                if self.joined {
+                    // The guest goes on, but not with this container.
+                    let socket = state::socket_in(self.state.as_fd());
+                    let _ = Guest::reach(&socket, &self.id).map(|guest| guest.signal(libc::SIGKILL as u32, true));
+                }
                 self.monitor.end();
                 self.interfaces().take();
                 Err(error)
@@ -191,6 +222,9 @@ impl Session {
         stdio.terminal_size = size.clone().into();
         let clock = self.create(&guest, order.spec.into_bytes(), stdio, state.into_bytes(), order.no_new_keyring)?;
         let _ = self.clock.set(clock);
+        if self.signalled.aborted.load(Ordering::Acquire) != 0 {
+            return Err(RpcError::Closed.into());
+        }
         self.signalled.set(match order.attached {
             true => Phase::Executing(guest.clone(), Vec::new()),
             false => Phase::Created(guest.clone()),
@@ -208,6 +242,9 @@ impl Session {
 
     /// What the namespace has now, and what it gets later.
     fn set_up_network(self: &Arc<Self>) -> Result<(), SessionError> {
+        if self.joined && names::is_answered() {
+            names::start(&state::socket_in(self.state.as_fd()), &self.id)?;
+        }
         if self.interfaces().is_none() {
             return Ok(());
         }

@@ -317,7 +317,7 @@ fn find(table: &DeTable<'_>, section: &str, key: &str) -> usize {
 }
 
 /// Line and column of a byte, from 1.
-fn place(text: &str, at: usize) -> (usize, usize) {
+pub(crate) fn place(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at.min(text.len())).unwrap_or_default();
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before.get(start..).unwrap_or_default().chars().count() + 1)

@@ -234,6 +234,11 @@ pub fn keep_reason(directory: BorrowedFd<'_>, sentence: &str) -> io::Result<()> 
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(sentence.as_bytes())
 }
 
+/// Has the way to the guest lead to another container's, whose guest it is.
+pub fn lead_to(directory: BorrowedFd<'_>, root: &Path, owner: &str) -> io::Result<()> {
+    std::os::unix::fs::symlink(root.join(owner).join(SOCKET), socket_in(directory))
+}
+
 /// Binds the socket on which a monitor takes connections to its guest.
 pub fn listen(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     UnixListener::bind(socket_in(directory)).map(OwnedFd::from)
@@ -245,7 +250,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StateError {
 }
 
 /// Of all containers below ROOT, as far as they can be read.
-fn records(root: &Path) -> impl Iterator<Item = Record> {
+pub fn records(root: &Path) -> impl Iterator<Item = Record> {
     let ids = StateDir::list(root).unwrap_or_default();
     let root = root.to_owned();
     ids.into_iter().filter_map(move |id| read_record(&root.join(id.as_str()).join(RECORD)).ok().flatten())

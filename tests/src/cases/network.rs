@@ -19,6 +19,7 @@ pub(super) const CASES: &[Case] = &[
     any("network::names", 240, names),
     any("network::many_bytes", 300, many_bytes),
     ours("network::devices_move", 180, devices_move),
+    any("network::shared_namespaces", 300, shared_namespaces),
 ];
 
 const FILE_BYTES: usize = 3 << 20;
@@ -274,4 +275,41 @@ fn devices_move(env: &Env) {
     let refused = outcome(command);
     assert_eq!(refused.code(), 1, "{refused:?}");
     assert!(refused.stderr.contains("linux.netDevices") && refused.stderr.contains("\"dev0\""), "{refused:?}");
+}
+
+/// A bundle that lives in the namespaces of a container's process.
+fn beside(env: &Env, name: &str, created: &Created, kinds: &[&str]) -> Bundle {
+    kinds.iter().fold(env.bundle_named(Root::Busybox, name), |bundle, kind| {
+        let file = if *kind == "network" { "net" } else { kind };
+        let path = format!("/proc/{}/ns/{file}", created.pid.as_raw_nonzero());
+        bundle.without_namespace(kind).namespace(json!({ "type": kind, "path": path }))
+    })
+}
+
+fn shared_namespaces(env: &Env) {
+    let bundle = networked(env, Root::Busybox)
+        .script("mkdir /www; echo page >/www/index.html; httpd -p 127.0.0.1:90 -h /www; echo up; exec sleep 4321");
+    let first = Created::new(env, bundle);
+    first.call(&["start", &first.bundle.id]).ok();
+    first.wait_for_output("up");
+    let script = "wget -q -O - http://127.0.0.1:90/; ps | grep -c '[s]leep 4321'; ls -d /www 2>/dev/null; echo mine >/file; cat /file; hostname";
+    let second = beside(env, "second", &first, &["network", "pid", "ipc"]).script(script);
+    assert_eq!(env.run(&second).ok(), "page\n1\nmine\nbox");
+    assert_eq!(std::fs::read_to_string(second.host_path("file")).expect("read"), "mine\n");
+    // One that lives on, and is removed; the first one does not mind.
+    let third = Created::new(env, beside(env, "third", &first, &["network"]).script("echo up; exec sleep 1000"));
+    third.call(&["start", &third.bundle.id]).ok();
+    third.wait_for_output("up");
+    assert_eq!(third.call(&["exec", &third.bundle.id, "wget", "-q", "-O", "-", "http://127.0.0.1:90/"]).ok(), "page");
+    third.call(&["delete", "--force", &third.bundle.id]).ok();
+    assert_eq!(first.call(&["exec", &first.bundle.id, "cat", "/www/index.html"]).ok(), "page");
+    if !env.is_runc() {
+        // With the container that has the micro-VM the others end.
+        let fourth = Created::new(env, beside(env, "fourth", &first, &["network"]).script("echo up; exec sleep 1000"));
+        fourth.call(&["start", &fourth.bundle.id]).ok();
+        fourth.wait_for_output("up");
+        first.call(&["kill", &first.bundle.id, "KILL"]).ok();
+        let ended = || fourth.call(&["state", &fourth.bundle.id]).stdout.contains("\"stopped\"");
+        wait_until("the end of the fourth", ended);
+    }
 }

@@ -58,7 +58,11 @@ fn namespaces(list: &[LinuxNamespace]) -> Result<(), BundleError> {
         let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) else { continue };
         let field = format!("linux.namespaces[{index}].path");
         let reason = match kind {
-            LinuxNamespaceType::Network => {
+            // Whose they are is found out later.
+            LinuxNamespaceType::Network
+            | LinuxNamespaceType::Pid
+            | LinuxNamespaceType::Ipc
+            | LinuxNamespaceType::Uts => {
                 if !path.is_absolute() {
                     return Err(invalid(field, "it must be an absolute path"));
                 }
@@ -66,9 +70,6 @@ fn namespaces(list: &[LinuxNamespace]) -> Result<(), BundleError> {
                 continue;
             }
             LinuxNamespaceType::Mount => " (the container's root is made in a new mount namespace)",
-            LinuxNamespaceType::Pid => " (the container's processes are those of another kernel than the host's)",
-            LinuxNamespaceType::Ipc => " (the host's IPC objects are not the guest's)",
-            LinuxNamespaceType::Uts => " (the guest has names of its own, apart from the host's)",
             LinuxNamespaceType::User => " (the host's user namespaces are not the guest's)",
             LinuxNamespaceType::Cgroup => " (the host's cgroups are not the guest's)",
             LinuxNamespaceType::Time => " (the host's clocks are not the guest's)",

@@ -32,6 +32,7 @@ use crate::error::Plain;
 use crate::guest::{Guest, GuestError};
 use crate::hooks::HookError;
 use crate::images::ImageError;
+use crate::joined::JoinError;
 use crate::machine::MachineError;
 use crate::preserved::PreservedError;
 use crate::proxy::process::ProxyError;
@@ -76,6 +77,9 @@ pub enum CommandError {
     /// The container's network, in its process's words.
     #[error("{0}")]
     Network(String),
+    /// Namespaces of other containers.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// A file that the command line names.
     #[error("{option} {}: {}", .path.display(), Plain(.source))]
     File {

@@ -9,6 +9,7 @@ use super::{CommandError, rlimits};
 use crate::bundle::Bundle;
 use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
+use crate::joined;
 use crate::machine::Machine;
 use crate::network::devices;
 use crate::proxy::protocol::{ContainerOrder, Network, Size};
@@ -32,10 +33,16 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     let settings = &options.settings;
     let bundle = Bundle::load_with(&options.bundle, settings)?;
     let machine = Machine::configured(&bundle.spec, settings)?;
-    let Plan { mut spec, shares } = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
+    let mut plan = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
+    leave_network(&mut plan.spec);
+    let root = std::path::absolute(&options.root).unwrap_or_else(|_| options.root.clone());
+    let joining = joined::find(&bundle.spec, &root)?;
+    if let Some(joining) = &joining {
+        joining.rewrite(&mut plan, id.as_str());
+    }
+    let Plan { mut spec, shares } = plan;
     let rootfs = shares.first().map(|share| share.source.clone()).unwrap_or_default();
     let hooks = split_hooks(&mut spec, &rootfs);
-    leave_network(&mut spec);
     if let Some(process) = spec.process_mut() {
         rlimits::inherit(process);
     }
@@ -54,7 +61,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         cache: machine.cache,
         kernel: chosen(&options.guest.kernel, &bundle.vm.kernel, usual.kernel),
         initramfs: chosen(&options.guest.initramfs, &bundle.vm.initramfs, usual.initramfs),
-        root: std::path::absolute(&options.root).unwrap_or_else(|_| options.root.clone()),
+        root,
         log: options.log.absolute(),
         shares,
         spec: serde_json::to_string(&spec).unwrap_or_default(),
@@ -63,6 +70,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         size: configured_size(bundle.spec.process().as_ref()),
         preserved: Vec::new(),
         attached: false,
+        joined: joining.map(|joining| joining.owner),
         started_ns: [options.start_ns; 3],
     };
     log::debug!("{} is read and checked", bundle.directory.join("config.json").display());

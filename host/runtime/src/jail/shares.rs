@@ -15,9 +15,21 @@ use super::{JailError, ROOT, sys};
 use crate::control::{IdMap, ReadOnly, Share};
 
 /// A share's tree of mounts, not attached to anything yet.
-struct Tree<'s> {
+pub struct Tree<'s> {
     share: &'s Share,
     mounts: OwnedFd,
+}
+
+impl Tree<'_> {
+    /// What it is of.
+    pub fn share(&self) -> &Share {
+        self.share
+    }
+
+    /// The copy.
+    pub fn mounts(&self) -> &OwnedFd {
+        &self.mounts
+    }
 }
 
 /// Builds the root and moves the process into it.
@@ -58,7 +70,8 @@ pub fn check_names(shares: &[Share]) -> Result<(), JailError> {
     }
 }
 
-fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
+/// Takes a copy of a share's mounts, with what the jail asks of them.
+pub fn clone_source(share: &Share) -> Result<Tree<'_>, JailError> {
     let path = &share.source;
     let fail = |errno| JailError::Source { path: path.clone(), errno };
     if let Some(options) = &share.overlay {
@@ -115,9 +128,12 @@ fn user_namespace(map: &IdMap) -> Result<OwnedFd, Errno> {
     made.map(OwnedFd::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
+/// Mount points for containers that join the micro-VM later, and the directories above.
+const LATER: usize = 16_384;
+
 /// A tmpfs that has room for the mount points and nothing more.
 fn make_tmpfs(shares: &[Share]) -> Result<OwnedFd, JailError> {
-    let inodes = 2 + shares.iter().map(|s| Path::new(&s.name).components().count()).sum::<usize>();
+    let inodes = 2 + LATER + shares.iter().map(|s| Path::new(&s.name).components().count()).sum::<usize>();
     let configure = || {
         let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(&fs, "size", "64k")?;
@@ -133,7 +149,8 @@ fn make_tmpfs(shares: &[Share]) -> Result<OwnedFd, JailError> {
     Ok(root)
 }
 
-fn make_mount_point(root: BorrowedFd<'_>, share: &Share) -> Result<(), JailError> {
+/// Makes what a share is mounted on, with the directories above.
+pub fn make_mount_point(root: BorrowedFd<'_>, share: &Share) -> Result<(), JailError> {
     let fail = |errno| mount_error(share, "making its mount point", errno);
     let path = in_root(share);
     let path = Path::new(&path);
@@ -156,8 +173,11 @@ fn make_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
     }
 }
 
-fn move_mount(mount: &OwnedFd, to: impl AsFd, path: &str) -> Result<(), Errno> {
-    rustix::mount::move_mount(mount, "", to, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+/// Attaches a tree.
+pub fn move_mount(mount: &OwnedFd, to: impl AsFd, path: &str) -> Result<(), Errno> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    flags.set(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH, path.is_empty());
+    rustix::mount::move_mount(mount, "", to, path, flags)
 }
 
 /// Makes `root` the root, lets go of the old one, and goes to [`ROOT`].
@@ -178,7 +198,8 @@ fn change_root(root: &OwnedFd) -> Result<(), JailError> {
     rustix::process::chdir(ROOT).map_err(at("entering /share"))
 }
 
-fn in_root(share: &Share) -> String {
+/// Where a share is, from the jail's root.
+pub fn in_root(share: &Share) -> String {
     format!("{}/{}", relative(ROOT), share.name)
 }
 
@@ -186,10 +207,12 @@ fn relative(path: &str) -> &str {
     path.trim_start_matches('/')
 }
 
-fn at(step: &'static str) -> impl Fn(Errno) -> JailError {
+/// A step that failed.
+pub fn at(step: &'static str) -> impl Fn(Errno) -> JailError {
     move |errno| JailError::Root { step, errno }
 }
 
-fn mount_error(share: &Share, step: &'static str, errno: Errno) -> JailError {
+/// A share that cannot be mounted.
+pub fn mount_error(share: &Share, step: &'static str, errno: Errno) -> JailError {
     JailError::Mount { path: share.source.clone(), step, errno }
 }

@@ -50,18 +50,40 @@ pub fn unshare_namespaces() -> Result<(), Errno> {
     check(unsafe { libc::unshare(flags) }.into())
 }
 
+/// A new mount namespace.
+pub fn unshare_mounts() -> Result<(), Errno> {
+    // SAFETY: takes no pointers; the descriptor table stays shared.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }.into())
+}
+
+/// Another process's mount namespace, for this process, which must have one thread.
+pub fn enter_mounts(namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: takes no pointers; the descriptor is open.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) }.into())
+}
+
 /// Sets `attributes` on the mount that `tree` stands for, and with `recursive` on all below it.
 pub fn set_mount_attributes(tree: impl AsFd, attributes: u64, recursive: bool) -> Result<(), Errno> {
-    set_attributes(tree, attributes, 0, recursive)
+    set_attributes(tree, (attributes, 0), 0, recursive)
+}
+
+/// Takes `attributes` from the mount that `tree` stands for.
+pub fn clear_mount_attributes(tree: impl AsFd, attributes: u64) -> Result<(), Errno> {
+    set_attributes(tree, (0, attributes), 0, false)
 }
 
 /// Has the mount that `tree` stands for, which must not be attached yet, show the ids of a user namespace.
 pub fn map_ids(tree: impl AsFd, namespace: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
-    set_attributes(tree, libc::MOUNT_ATTR_IDMAP, namespace.as_raw_fd() as u64, recursive)
+    set_attributes(tree, (libc::MOUNT_ATTR_IDMAP, 0), namespace.as_raw_fd() as u64, recursive)
 }
 
-fn set_attributes(tree: impl AsFd, attributes: u64, userns_fd: u64, recursive: bool) -> Result<(), Errno> {
-    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd };
+fn set_attributes(
+    tree: impl AsFd,
+    (attr_set, attr_clr): (u64, u64),
+    userns_fd: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let attr = libc::mount_attr { attr_set, attr_clr, propagation: 0, userns_fd };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated string and `attr` is a mount_attr of the size given; both outlive the call.
     check(unsafe {

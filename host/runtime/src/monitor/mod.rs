@@ -5,10 +5,12 @@
 //! closes: then the command that wanted the VM is gone, and so is the VM.
 
 mod inherited;
+mod keeper;
 mod orders;
 mod report;
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -27,7 +29,7 @@ use crate::control::{MonitorConfig, MonitorEvent, fds};
 use crate::jail::{self, JailError, JailHandles};
 use crate::seccomp::{self, SeccompError, ThreadKind};
 use crate::settings::CachePolicy;
-use crate::sys::{now_ns, use_one_heap};
+use crate::sys::{inherited, now_ns, use_one_heap};
 
 use inherited::Inherited;
 use orders::Started;
@@ -91,6 +93,23 @@ pub fn main() -> ExitCode {
             reporter.send(&MonitorEvent::Failed { message: err.to_string() });
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs the process that a container has in the monitor's place whose micro-VM is another's.
+pub fn keeper_main() -> ExitCode {
+    let Some(control) = inherited(fds::CONTROL).map(UnixStream::from) else {
+        eprintln!("sandbox: `keeper` is started by `sandbox run`, not by hand");
+        return ExitCode::FAILURE;
+    };
+    let _ = rustix::thread::set_name(c"sandbox-keeper");
+    let Ok(reports) = control.try_clone() else { return ExitCode::FAILURE };
+    let reporter = Reporter::new(reports, false);
+    let mut control = BufReader::new(control);
+    let config = read_config(&mut control);
+    match config.map(|config| (config.joins, config)) {
+        Ok((Some(monitor), config)) => keeper::run(&config, monitor, control.get_ref(), &reporter),
+        _ => ExitCode::FAILURE,
     }
 }
 

@@ -10,7 +10,7 @@ use agent_protocol::agent::{NetworkInterface, UpdateNetworkRequest};
 use super::netlink::Netlink;
 use super::scan::{Link, Namespace, scan};
 use super::tap::Tap;
-use super::{NetworkError, carry, redirect};
+use super::{NetworkError, names, redirect};
 use crate::guest::Guest;
 use crate::monitor_process::MonitorProcess;
 
@@ -69,8 +69,8 @@ impl Interfaces {
             unplugged.unwrap_or_else(|reason| log::warn!("window {}: {reason}", plugged.window));
         }
         told?;
-        if !self.names && !self.plugged.is_empty() && carry::is_answered() {
-            carry::start(&self.socket, id)?;
+        if !self.names && !self.plugged.is_empty() && names::is_answered() {
+            names::start(&self.socket, id)?;
             self.names = true;
         }
         Ok(())

@@ -74,17 +74,22 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     trace.at(Lane::Command, "config read", read);
     // The bundle's file system can be unmounted while this runs.
     env::set_current_dir("/").map_err(SessionError::setup("the working directory"))?;
-    let files = GuestFiles { kernel: order.kernel.clone(), initramfs: order.initramfs.clone() };
-    let images = Images::open(&files, &order.root)?;
     let devices = Moving::from_here(order.network_devices.clone())?;
     order.network.enter()?;
     devices.arrive()?;
     let terminal = console.map(|console| open_terminal(order.size, &console)).transpose()?;
     let streams =
         if order.attached || env::var_os("SANDBOX_CONSOLE").is_some() { Streams::Stderr } else { Streams::Null };
-    let session = Arc::new(Session::start(&order.id, state, &images, streams, terminal, trace.clone())?);
-    drop(images);
-    if order.network != Network::Host {
+    let session = match &order.joined {
+        Some(owner) => Session::join(&order.id, state, (&order.root, owner), streams, terminal, trace.clone())?,
+        None => {
+            let files = GuestFiles { kernel: order.kernel.clone(), initramfs: order.initramfs.clone() };
+            let images = Images::open(&files, &order.root)?;
+            Session::start(&order.id, state, &images, streams, terminal, trace.clone())?
+        }
+    };
+    let session = Arc::new(session);
+    if order.network != Network::Host && order.joined.is_none() {
         session.join_network()?;
     }
     session.listen(signals)?;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Share;
+use crate::joined::Owner;
 use crate::log::Log;
 use crate::network::devices::NetworkDevice;
 use crate::preserved::Place;
@@ -95,6 +96,8 @@ pub struct ContainerOrder {
     pub preserved: Vec<Place>,
     /// The command waits for the container's end.
     pub attached: bool,
+    /// It lives in another container's micro-VM.
+    pub joined: Option<Owner>,
     /// When the command started, and when it had read the configuration, by CLOCK_MONOTONIC: for the trace.
     pub started_ns: [u64; 3],
 }

@@ -166,6 +166,7 @@ impl Lab {
             size: None,
             preserved: Vec::new(),
             attached: true,
+            joined: None,
             started_ns: [0; 3],
         }
     }

@@ -69,6 +69,9 @@ pub struct Record {
     pub proxy: ProcessId,
     /// The micro-VM's.
     pub monitor: Option<ProcessId>,
+    /// The container whose micro-VM it is, where it has none of its own.
+    #[serde(default)]
+    pub joined: Option<String>,
     /// The host's cgroup, once it is made.
     pub cgroup: Option<HostCgroup>,
     /// Hooks that later commands run.
@@ -118,6 +121,7 @@ impl Record {
             annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             proxy,
             monitor: None,
+            joined: None,
             cgroup: None,
             poststart: hooks(Phase::Poststart),
             poststop: hooks(Phase::Poststop),

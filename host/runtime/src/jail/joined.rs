@@ -1,0 +1,87 @@
+//! Shares that come later: those of a container that joins the micro-VM of another one. They are put into that monitor's jail from outside,
+//! by a process that enters its mount namespace, and are taken out again when this is dropped.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, OpenTreeFlags, UnmountFlags};
+
+use super::shares::{at, check_names, clone_source, in_root, make_mount_point, mount_error, move_mount};
+use super::{JailError, ROOT, sys};
+use crate::control::Share;
+
+/// Shares in another process's jail.
+#[derive(Debug)]
+pub struct JoinedShares {
+    /// The jail's root, but writable.
+    root: OwnedFd,
+    /// Mount points below ROOT, in the order in which they were made.
+    mounted: Vec<PathBuf>,
+    /// Directories that were made for them.
+    directories: Vec<PathBuf>,
+}
+
+impl JoinedShares {
+    /// Puts `shares` into the jail of the process whose mount namespace this is. This process must have one thread; it stays in that
+    /// mount namespace.
+    ///
+    /// # Errors
+    /// See [`JailError`]; what was mounted by then is taken out.
+    pub fn attach(shares: &[Share], namespace: &OwnedFd) -> Result<Self, JailError> {
+        check_names(shares)?;
+        // Overlays are mounted for a moment, where nobody sees it.
+        sys::unshare_mounts().map_err(JailError::Namespaces)?;
+        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .map_err(at("making all mounts private"))?;
+        let trees = shares.iter().map(clone_source).collect::<Result<Vec<_>, _>>()?;
+        sys::enter_mounts(namespace.as_fd()).map_err(JailError::Namespaces)?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let root = rustix::mount::open_tree(CWD, "/", clone).map_err(at("copying it"))?;
+        sys::clear_mount_attributes(&root, libc::MOUNT_ATTR_RDONLY).map_err(at("making its copy writable"))?;
+        let mut attached = JoinedShares { root, mounted: Vec::new(), directories: Vec::new() };
+        for tree in &trees {
+            attached.remember_directories(tree.share());
+            make_mount_point(attached.root.as_fd(), tree.share())?;
+            let path = in_root(tree.share());
+            let point = rustix::fs::open(Path::new("/").join(&path), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| mount_error(tree.share(), "opening its mount point", errno))?;
+            move_mount(tree.mounts(), &point, "").map_err(|errno| mount_error(tree.share(), "attaching", errno))?;
+            attached.mounted.push(PathBuf::from(path));
+        }
+        Ok(attached)
+    }
+
+    fn remember_directories(&mut self, share: &Share) {
+        let path = PathBuf::from(in_root(share));
+        let root = ROOT.trim_start_matches('/');
+        let above: Vec<PathBuf> = path
+            .ancestors()
+            .skip(1)
+            .filter(|p| *p != Path::new(root) && p.starts_with(root))
+            .map(PathBuf::from)
+            .collect();
+        for directory in above.into_iter().rev() {
+            if !self.directories.contains(&directory) {
+                self.directories.push(directory);
+            }
+        }
+    }
+}
+
+impl Drop for JoinedShares {
+    /// Whoever still has a file of theirs open keeps it.
+    fn drop(&mut self) {
+        for path in self.mounted.drain(..).rev() {
+            let _ = rustix::mount::unmount(Path::new("/").join(&path), UnmountFlags::DETACH);
+            if rustix::fs::unlinkat(&self.root, &path, AtFlags::REMOVEDIR) == Err(Errno::NOTDIR) {
+                let _ = rustix::fs::unlinkat(&self.root, &path, AtFlags::empty());
+            }
+        }
+        for directory in self.directories.drain(..).rev() {
+            // Others may have theirs below it.
+            let _ = rustix::fs::unlinkat(&self.root, &directory, AtFlags::REMOVEDIR);
+        }
+    }
+}
