@@ -6,13 +6,14 @@ BIN    := target/$(ARCH)/release
 AGENT  := target/$(ARCH)/agent/sandbox-agent
 GUEST  := build/guest/vmlinux build/guest/initramfs.cpio
 
-.PHONY: help deps build binaries kernel lab-kernel bundles demo test lint bench fuzz lab install clean
+.PHONY: help deps build binaries kernel lab-kernel bundles demo test test-docker lint bench fuzz lab install clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      run a real Debian userland in a micro-VM and show what happened'
 	@echo 'make build     sandbox, guest kernel and initramfs (target/, build/guest/)'
 	@echo 'make test      unit, lab and integration tests, one line per suite'
+	@echo 'make test-docker  the lines of docs/docker.md on a real dockerd, with runc and with sandbox (an hour in the lab)'
 	@echo 'make lint      formatting, clippy, shell scripts, where unsafe code may be'
 	@echo 'make bench     measure, and write the table in docs/performance.md'
 	@echo 'make fuzz      fuzz targets, each for a minute; SECONDS_EACH=600 for longer'
@@ -48,6 +49,9 @@ demo: build bundles
 
 test: deps
 	@tests/run
+
+test-docker: build
+	@tests/docker/test --write
 
 lint: deps
 	@tests/lint
