@@ -72,6 +72,7 @@ install:
 	@for file in $(BIN)/sandbox $(GUEST); do [ -e $$file ] || { echo "make install: $$file is missing: run 'make build' first" >&2; exit 1; }; done
 	install -D -m 755 $(BIN)/sandbox $(DESTDIR)$(PREFIX)/bin/sandbox
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/sandbox $(GUEST)
+	@[ -n '$(DESTDIR)' ] || echo "next: 'sudo $(PREFIX)/bin/sandbox install' for docker and containerd (docs/install.md)"
 
 clean:
 	rm -rf target build

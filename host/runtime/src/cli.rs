@@ -1,5 +1,6 @@
-//! The command line: runc's, and `doctor`.
+//! The command line: runc's, `doctor`, `install` and `uninstall`.
 
+mod install;
 mod more;
 
 use std::io::{self, Write};
@@ -106,6 +107,10 @@ enum Command {
     Features,
     /// Check what this machine offers, and say how to mend what is missing
     Doctor,
+    /// Add this runtime to docker's and containerd's configuration
+    Install(install::InstallArguments),
+    /// Take this runtime out of docker's and containerd's configuration
+    Uninstall(install::InstallArguments),
     /// Serve one micro-VM (started by the other commands)
     #[command(hide = true)]
     Monitor,
@@ -285,7 +290,10 @@ fn execute(command: Command, global: Global) -> Result<u8, CommandError> {
         Command::Run(RunArguments { create, detach: false, keep, .. }) => {
             return run::attached(&options(create, global)?, keep);
         }
-        Command::Exec(arguments) => return exec::exec(&arguments.options(root)?),
+        Command::Exec(arguments) => {
+            let executed = arguments.options(root).and_then(|options| exec::exec(&options));
+            return executed.map_err(|error| CommandError::Exec(Box::new(error)));
+        }
         Command::Ps(arguments) => arguments.print(root),
         Command::Pause(Id { id }) => pause::pause(root, &id),
         Command::Resume(Id { id }) => pause::resume(root, &id),
@@ -300,6 +308,8 @@ fn execute(command: Command, global: Global) -> Result<u8, CommandError> {
         Command::List(ListArguments { format, quiet }) => list::list(root, quiet, format),
         Command::Spec(SpecArguments { bundle, rootless }) => spec::write(&bundle, rootless).map_err(CommandError::from),
         Command::Checkpoint(_) | Command::Restore(_) => Err(CommandError::NoCheckpoint),
+        Command::Install(arguments) => arguments.install(),
+        Command::Uninstall(arguments) => arguments.uninstall(),
         Command::Features => list::print(&features::document()),
         Command::Doctor | Command::Monitor | Command::Keeper => Ok(()),
     }

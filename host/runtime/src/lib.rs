@@ -16,6 +16,7 @@ pub mod guest;
 pub mod guest_files;
 pub mod hooks;
 pub mod images;
+pub mod install;
 mod jail;
 pub mod joined;
 pub mod log;

@@ -1,5 +1,7 @@
 //! How large the micro-VM of a container is.
 
+use std::num::NonZero;
+
 use oci_spec::runtime::Spec;
 
 use crate::settings::{CachePolicy, Settings};
@@ -14,6 +16,9 @@ pub const MINIMUM_MEMORY_MIB: u64 = 64;
 /// What the guest's kernel and agent get beside the container's limit, so that an exhausted limit is the container's and
 /// never the guest's.
 pub const GUEST_OVERHEAD_MIB: u64 = 64;
+
+/// Microseconds over which cpu.quota counts where there is no cpu.period (the kernel's default).
+const CPU_PERIOD: u64 = 100_000;
 
 /// Why the micro-VM would have no possible size.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -73,7 +78,9 @@ impl Machine {
             }),
         };
         let vcpus = annotation(spec, allowed, VCPUS_ANNOTATION, 1, u64::from(MOST_VCPUS))?;
-        let vcpus = vcpus.and_then(|vcpus| u8::try_from(vcpus).ok()).unwrap_or(settings.defaults.vcpus);
+        let vcpus = vcpus.and_then(|vcpus| u8::try_from(vcpus).ok());
+        let host_cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let vcpus = vcpus.or_else(|| vcpus_of_limits(spec, host_cpus)).unwrap_or(settings.defaults.vcpus);
         Ok(Self { memory_mib, vcpus, cache: settings.share.cache })
     }
 }
@@ -82,6 +89,28 @@ impl Machine {
 fn memory_limit_mib(spec: &Spec) -> Option<u64> {
     let limit = spec.linux().as_ref()?.resources().as_ref()?.memory().as_ref()?.limit()?;
     u64::try_from(limit).ok().filter(|limit| *limit > 0).map(|limit| limit.div_ceil(1 << 20))
+}
+
+/// As many virtual CPUs as the container's limits let it use at once, and the host has; nothing where there are none.
+fn vcpus_of_limits(spec: &Spec, host_cpus: usize) -> Option<u8> {
+    let cpu = spec.linux().as_ref()?.resources().as_ref()?.cpu().as_ref()?;
+    let quota = cpu.quota().and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota > 0);
+    let period = cpu.period().filter(|period| *period > 0).unwrap_or(CPU_PERIOD);
+    let by_time = quota.map(|quota| quota.div_ceil(period));
+    let by_set = cpu.cpus().as_deref().filter(|cpus| !cpus.trim().is_empty()).map(count_cpus);
+    let vcpus = [by_time, by_set].into_iter().flatten().min()?;
+    let most = u64::try_from(host_cpus).unwrap_or(u64::MAX).min(MOST_VCPUS.into()).max(1);
+    u8::try_from(vcpus.clamp(1, most)).ok()
+}
+
+/// How many a list such as `0-3,5` names. What is wrong with it is said elsewhere.
+fn count_cpus(list: &str) -> u64 {
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.trim().parse::<u64>().ok()?, last.trim().parse::<u64>().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.split(',').filter_map(count).fold(0, u64::saturating_add)
 }
 
 fn annotation(
@@ -147,6 +176,22 @@ mod tests {
             assert!(text.starts_with(&format!("annotation {name} is {value:?}: give a whole number")), "{text}");
         }
     }
+    #[test]
+    fn vcpus_follow_the_limits() {
+        let vcpus = |cpu: Value| {
+            let config = json!({"ociVersion": "1.0.2", "linux": {"resources": {"cpu": cpu}}});
+            vcpus_of_limits(&serde_json::from_value(config).unwrap(), 4)
+        };
+        assert_eq!(vcpus(json!({})), None);
+        assert_eq!(vcpus(json!({"quota": -1, "shares": 5})), None);
+        assert_eq!(vcpus(json!({"quota": 50_000})), Some(1));
+        assert_eq!(vcpus(json!({"quota": 150_000, "period": 100_000})), Some(2));
+        assert_eq!(vcpus(json!({"quota": i64::MAX, "period": 1_000})), Some(4));
+        assert_eq!(vcpus(json!({"cpus": "0-1,7"})), Some(3));
+        assert_eq!(vcpus(json!({"cpus": "0-1,7", "quota": 200_000})), Some(2));
+        assert_eq!(vcpus(json!({"cpus": "5-4,x"})), Some(1));
+    }
+
     #[test]
     fn settings_are_the_defaults_and_the_bounds() {
         let mut settings = Settings::default();

@@ -61,13 +61,30 @@ fn what_containerd_calls() {
 }
 
 #[test]
+fn install_knows_where_files_are() {
+    let Some(Command::Install(usual)) = parse("sandbox install").command else { panic!("not install") };
+    let usual = usual.options();
+    assert_eq!((usual.name.as_str(), usual.dry_run), ("sandbox", false));
+    assert_eq!(usual.docker, Path::new("/etc/docker/daemon.json"));
+    assert_eq!(usual.containerd, Path::new("/etc/containerd/config.toml"));
+    let line = "sandbox uninstall --dry-run --runtime-name vm --docker-config d.json --containerd-config /c";
+    let Some(Command::Uninstall(other)) = parse(line).command else { panic!("not uninstall") };
+    let other = other.options();
+    assert_eq!((other.name.as_str(), other.dry_run), ("vm", true));
+    assert_eq!(other.docker, std::env::current_dir().unwrap().join("d.json"));
+    for name in ["", "runc", "io.containerd.runc.v2", "-x", "a b", "a/b"] {
+        assert!(Cli::try_parse_from(["sandbox", "install", "--runtime-name", name]).is_err(), "{name}");
+    }
+}
+
+#[test]
 fn version_and_help() {
     assert!(parse("sandbox --version").version && parse("sandbox -v").version);
     let lines: Vec<&str> = VERSION.lines().collect();
     assert!(
         lines[0].starts_with("runc version ") && lines[1].starts_with("commit: ") && lines[2].starts_with("spec: ")
     );
-    for command in ["create", "start", "state", "kill", "delete", "list", "run", "doctor", "monitor"] {
+    for command in ["create", "start", "state", "kill", "delete", "list", "run", "doctor", "install", "uninstall", "monitor"] {
         let error = Cli::try_parse_from(["sandbox", command, "--help"]).unwrap_err();
         assert!(!error.use_stderr());
     }

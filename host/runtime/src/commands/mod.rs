@@ -32,6 +32,7 @@ use crate::error::Plain;
 use crate::guest::{Guest, GuestError};
 use crate::hooks::HookError;
 use crate::images::ImageError;
+use crate::install::InstallError;
 use crate::joined::JoinError;
 use crate::machine::MachineError;
 use crate::preserved::PreservedError;
@@ -77,6 +78,14 @@ pub enum CommandError {
     /// The container's network, in its process's words.
     #[error("{0}")]
     Network(String),
+    /// One of the others, where one more process was wanted; callers know the words.
+    #[error("exec failed: {0}")]
+    Exec(Box<CommandError>),
+    /// `docker run --network host`, or a pod with hostNetwork.
+    #[error(
+        "the container is to have the host's network, which a micro-VM cannot have: give it a network of its own (docker: --network bridge and -p; Kubernetes: no hostNetwork)"
+    )]
+    HostNetwork,
     /// Namespaces of other containers.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -187,6 +196,9 @@ pub enum CommandError {
     /// The settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// docker's and containerd's configuration.
+    #[error(transparent)]
+    Install(#[from] InstallError),
     /// What cannot be written or set up here.
     #[error("cannot {what}: {}", Plain(.source))]
     Io {

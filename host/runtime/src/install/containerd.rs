@@ -58,7 +58,7 @@ pub(super) fn remove(text: &str, before: Option<&str>, name: &str) -> Result<Cha
         Some(_) => drop(runtimes.remove(name)),
     }
     // What cannot be read says nothing of what was there.
-    let earlier = before.map(|text| parse(text).unwrap_or_default());
+    let earlier = before.and_then(|text| parse(text).ok());
     tidy(&mut document, earlier.as_ref(), &path);
     let text = document.to_string();
     let bare = document.iter().all(|(key, _)| key == "version");
@@ -77,7 +77,7 @@ fn tidy(document: &mut DocumentMut, earlier: Option<&DocumentMut>, path: &[&str;
     if !was_there(&[path[0], path[1], path[2], path[3], RUNC])
         && let Some(runtimes) = find(document, path)
         && runtimes.len() == 1
-        && runtimes.get(RUNC).is_some_and(|runc| runc.to_string() == runtime().to_string())
+        && runtimes.get(RUNC).is_some_and(is_bare_runtime)
     {
         runtimes.remove(RUNC);
     }
@@ -161,6 +161,11 @@ fn runtime() -> Table {
     Table::from_iter([("runtime_type", TYPE)])
 }
 
+fn is_bare_runtime(item: &Item) -> bool {
+    let only = item.as_table_like().is_some_and(|table| table.len() == 1);
+    only && item.get("runtime_type").and_then(Item::as_str) == Some(TYPE)
+}
+
 /// What the shim calls for a runtime, if that is named.
 fn binary(entry: &Item) -> Option<&str> {
     if entry.get("runtime_type")?.as_str()? != TYPE {
@@ -183,4 +188,147 @@ fn set_binary(entry: &mut Item, program: &str) {
 fn described(entry: &Item) -> String {
     let kind = entry.get("runtime_type").and_then(Item::as_str);
     binary(entry).or(kind).unwrap_or("without a type").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAM: &str = "/usr/local/bin/sandbox";
+    const RUNTIMES_2: &str = "plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes";
+    const RUNTIMES_3: &str = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes";
+
+    fn added(text: &str) -> String {
+        match add(text, "sandbox", PROGRAM) {
+            Ok(Change::Added(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// As containerd writes its defaults.
+    fn version_3() -> String {
+        format!(
+            concat!(
+                "version = 3\nroot = '/var/lib/containerd' # here\n\n[plugins]\n  [{0}]\n    [{0}.runc]\n",
+                "      runtime_type = 'io.containerd.runc.v2'\n\n      [{0}.runc.options]\n        SystemdCgroup = true\n\n",
+                "  [plugins.'io.containerd.gc.v1.scheduler']\n    pause_threshold = 0.02\n# the end\n"
+            ),
+            RUNTIMES_3
+        )
+    }
+
+    #[test]
+    fn a_new_file_keeps_the_default_runtime() {
+        let expected = format!(
+            concat!(
+                "version = 2\n\n[{0}.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\n",
+                "[{0}.sandbox]\nruntime_type = \"io.containerd.runc.v2\"\n\n",
+                "[{0}.sandbox.options]\nBinaryName = \"{1}\"\n"
+            ),
+            RUNTIMES_2, PROGRAM
+        );
+        assert_eq!(added(""), expected);
+        assert_eq!(added("version = 2\n"), expected);
+        assert_eq!(added("# nothing yet"), format!("# nothing yet\n{expected}"));
+    }
+
+    #[test]
+    fn a_configuration_of_version_3() {
+        let expected = format!(
+            concat!(
+                "[{0}.sandbox]\nruntime_type = \"io.containerd.runc.v2\"\n\n",
+                "[{0}.sandbox.options]\nBinaryName = \"{1}\"\nSystemdCgroup = true\n\n"
+            ),
+            RUNTIMES_3, PROGRAM
+        );
+        let text = version_3();
+        let at = text.find("  [plugins.'io.containerd.gc").unwrap();
+        assert_eq!(added(&text), format!("{}{expected}{}", &text[..at], &text[at..]));
+        let version_4 = text.replace("version = 3", "version = 4");
+        assert_eq!(added(&version_4), added(&text).replace("version = 3", "version = 4"));
+    }
+
+    #[test]
+    fn added_and_taken_out_is_as_before() {
+        let text = version_3();
+        for text in [
+            "",
+            "# nothing yet",
+            "version = 2",
+            "version = 3\n[plugins]\n",
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes]\n# none\n",
+            "version = 2\nplugins = { a = 1 }\n",
+            "version = 2\n[plugins]\n\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.runtime_type = 'x'\n",
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n",
+            &text,
+        ] {
+            let with = added(text);
+            assert_eq!(add(&with, "sandbox", PROGRAM), Ok(Change::Present), "{with}");
+            assert_eq!(remove(&with, Some(text), "sandbox"), Ok(Change::TakenOut(text.to_string())));
+            assert_eq!(remove(text, Some(text), "sandbox"), Ok(Change::Absent));
+        }
+    }
+
+    #[test]
+    fn only_what_was_made_is_removed() {
+        assert_eq!(remove(&added(""), None, "sandbox"), Ok(Change::FileRemoved));
+        assert_eq!(remove(&added(""), Some("="), "sandbox"), Ok(Change::TakenOut("version = 2\n".to_string())));
+        // Another runtime needs the default beside it.
+        let Ok(Change::Added(two)) = add(&added(""), "vm", PROGRAM) else { panic!("not added") };
+        let Ok(Change::TakenOut(one)) = remove(&two, None, "sandbox") else { panic!("not taken out") };
+        assert!(one.contains(".runc]") && one.contains(".vm]") && !one.contains(".sandbox]"), "{one}");
+        assert_eq!(remove(&one, None, "vm"), Ok(Change::FileRemoved));
+        let root = format!("root = '/x'\n{}", added(""));
+        assert_eq!(remove(&root, None, "sandbox"), Ok(Change::TakenOut("root = '/x'\nversion = 2\n".to_string())));
+    }
+
+    #[test]
+    fn an_entry_of_ours_gets_the_new_path() {
+        let text = added("").replace(&format!("\"{PROGRAM}\""), "'/old/sandbox' # old");
+        let expected = added("").replace(&format!("\"{PROGRAM}\""), &format!("\"{PROGRAM}\" # old"));
+        assert_eq!(add(&text, "sandbox", PROGRAM), Ok(Change::Updated(expected)));
+    }
+
+    #[test]
+    fn what_is_not_ours() {
+        for (entry, program) in [
+            ("runtime_type = 'io.containerd.runsc.v1'\noptions.BinaryName = '/sandbox'\n", "io.containerd.runsc.v1"),
+            ("runtime_type = 'io.containerd.runc.v2'\noptions = { BinaryName = '/bin/crun' }\n", "/bin/crun"),
+            ("runtime_type = 'io.containerd.runc.v2'\n", "io.containerd.runc.v2"),
+            ("", "without a type"),
+        ] {
+            let text = format!("version = 2\n[{RUNTIMES_2}.sandbox]\n{entry}");
+            let (name, program) = ("sandbox".to_string(), program.to_string());
+            assert_eq!(remove(&text, None, "sandbox"), Ok(Change::NotOurs(program.clone())));
+            assert_eq!(add(&text, "sandbox", PROGRAM), Err(Refusal::Foreign { name, program }));
+        }
+    }
+
+    #[test]
+    fn without_the_plugin_nothing_is_added() {
+        for disabled in CRI {
+            let text = format!("version = 2\ndisabled_plugins = ['restart', '{disabled}']\n");
+            assert_eq!(add(&text, "sandbox", PROGRAM), Ok(Change::Unused));
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let default = added(
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = 'sandbox'\n",
+        );
+        let text = remove(&default, None, "sandbox").unwrap_err().to_string();
+        assert_eq!(text, "default_runtime_name is sandbox: choose another one there first");
+        for text in ["root = '/x'\n", "version = 1\n", "[plugins]\n"] {
+            assert_eq!(add(text, "sandbox", PROGRAM), Err(Refusal::OldVersion));
+            assert_eq!(remove(text, None, "sandbox"), Ok(Change::Absent));
+        }
+        for (text, expected) in [
+            ("version = 5", "version 5 is not known here: 2, 3 and 4 are"),
+            ("version = '2'", "version must be a number: mend the file first"),
+            ("version = 2\nplugins = 1", "plugins must be a table: mend the file first"),
+        ] {
+            assert_eq!(add(text, "sandbox", PROGRAM).unwrap_err().to_string(), expected);
+        }
+    }
 }

@@ -98,3 +98,104 @@ fn property(entry: &CstObjectProp, name: &str) -> Option<String> {
 fn described(entry: &CstObjectProp) -> String {
     property(entry, PATH).or_else(|| property(entry, "runtimeType")).unwrap_or_else(|| "without a path".to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAM: &str = "/usr/local/bin/sandbox";
+
+    fn added(text: &str) -> String {
+        match add(text, "sandbox", PROGRAM) {
+            Ok(Change::Added(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_there_keeps_its_look() {
+        for (text, expected) in [
+            (
+                "{\n\t\"z\": 1.50e3,\n\t\"a\": {\"b\": [1, 2]}\n}",
+                "{\n\t\"z\": 1.50e3,\n\t\"a\": {\"b\": [1, 2]},\n\t\"runtimes\": {\n\t\t\"sandbox\": {\n\t\t\t\"path\": \"P\"\n\t\t}\n\t}\n}",
+            ),
+            (
+                "{\n    \"runtimes\": {\n        \"r\": {\"path\": \"r\"}\n    },\n    \"a\": \"b\"\n}\n",
+                "{\n    \"runtimes\": {\n        \"r\": {\"path\": \"r\"},\n        \"sandbox\": {\n            \"path\": \"P\"\n        }\n    },\n    \"a\": \"b\"\n}\n",
+            ),
+            ("", "{\n  \"runtimes\": {\n    \"sandbox\": {\n      \"path\": \"P\"\n    }\n  }\n}\n"),
+        ] {
+            assert_eq!(added(text), expected.replace("\"P\"", &format!("{PROGRAM:?}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn added_and_taken_out_is_as_before() {
+        for text in [
+            "",
+            " \n",
+            "{}",
+            "{ }\n",
+            "{\"debug\":true}",
+            "{ \"debug\": true, \"dns\": [ \"1.1.1.1\" ] }\n",
+            "{\n\t\"runtimes\": {},\n\t\"debug\": true\n}\n",
+            "{\n  \"runtimes\": {\n    \"r\": {\n      \"path\": \"r\"\n    }\n  }\n}\n",
+        ] {
+            let with = added(text);
+            assert_eq!(add(&with, "sandbox", PROGRAM), Ok(Change::Present), "{text}");
+            assert_eq!(remove(&with, Some(text), "sandbox"), Ok(Change::TakenOut(text.to_string())));
+            assert_eq!(remove(text, Some(text), "sandbox"), Ok(Change::Absent));
+        }
+    }
+
+    #[test]
+    fn only_what_was_made_is_removed() {
+        let alone = added("");
+        assert_eq!(remove(&alone, None, "sandbox"), Ok(Change::FileRemoved));
+        let debug = added("{\n  \"debug\": true\n}\n");
+        assert_eq!(remove(&debug, None, "sandbox"), Ok(Change::TakenOut("{\n  \"debug\": true\n}\n".to_string())));
+        // Those who had an empty list keep it, whatever else they changed meanwhile.
+        let kept = Change::TakenOut("{\n  \"runtimes\": {}\n}\n".to_string());
+        assert_eq!(remove(&alone, Some("{\"runtimes\": {}, \"debug\": true}"), "sandbox"), Ok(kept));
+        // A backup that cannot be read is no reason to remove the file.
+        assert!(matches!(remove(&alone, Some("{"), "sandbox"), Ok(Change::TakenOut(text)) if text.trim() == "{}"));
+    }
+
+    #[test]
+    fn an_entry_of_ours_gets_the_new_path_and_keeps_its_arguments() {
+        let text = r#"{"runtimes": {"sandbox": {"path": "/old/sandbox", "runtimeArgs": ["--debug"]}}}"#;
+        let expected = text.replace("/old/sandbox", PROGRAM);
+        assert_eq!(add(text, "sandbox", PROGRAM), Ok(Change::Updated(expected)));
+    }
+
+    #[test]
+    fn what_is_not_ours() {
+        for (entry, program) in [
+            (r#"{"path": "/usr/bin/runc"}"#, "/usr/bin/runc"),
+            (r#"{"runtimeType": "io.containerd.kata.v2"}"#, "io.containerd.kata.v2"),
+            (r#"{"path": 1}"#, "without a path"),
+            ("null", "without a path"),
+        ] {
+            let text = format!("{{\"runtimes\": {{\"sandbox\": {entry}}}}}");
+            let (name, program) = ("sandbox".to_string(), program.to_string());
+            assert_eq!(remove(&text, None, "sandbox"), Ok(Change::NotOurs(program.clone())));
+            assert_eq!(add(&text, "sandbox", PROGRAM), Err(Refusal::Foreign { name, program }));
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let default = added("{\"default-runtime\": \"sandbox\"}");
+        let text = remove(&default, None, "sandbox").unwrap_err().to_string();
+        assert_eq!(text, "default-runtime is sandbox: choose another one there first");
+        for (text, expected) in [
+            ("[]", "the file must be an object: mend the file first"),
+            ("{\"runtimes\": []}", "runtimes must be an object: mend the file first"),
+            ("{\n\"a\" 1}", "line 2, column 5: expected `:`: mend the file first"),
+            ("// docker reads none\n{}", "line 1, column 1: expected value: mend the file first"),
+        ] {
+            assert_eq!(add(text, "sandbox", PROGRAM).unwrap_err().to_string(), expected);
+            assert_eq!(remove(text, None, "sandbox").unwrap_err().to_string(), expected);
+        }
+    }
+}

@@ -89,7 +89,9 @@ impl Change {
             Self::Present => format!("runtime {name} is installed already"),
             Self::Absent => format!("runtime {name} is not installed"),
             Self::NotOurs(program) => format!("runtime {name} is another program, {program}: left as it is"),
-            Self::Unused => "disabled_plugins has containerd's CRI plugin, which alone would read it: left as it is".into(),
+            Self::Unused => {
+                "disabled_plugins has containerd's CRI plugin, which alone would read it: left as it is".into()
+            }
         }
     }
 }

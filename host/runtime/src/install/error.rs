@@ -70,7 +70,9 @@ pub enum Refusal {
         expected: &'static str,
     },
     /// The name is another program's.
-    #[error("runtime {name} is another program, {program}: take another name with --runtime-name, or remove that entry")]
+    #[error(
+        "runtime {name} is another program, {program}: take another name with --runtime-name, or remove that entry"
+    )]
     Foreign {
         /// The name.
         name: String,

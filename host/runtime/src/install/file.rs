@@ -62,15 +62,13 @@ impl ConfigFile {
         self.backup.as_deref()
     }
 
-    /// Keeps what is in it beside it, unless that was done before. Returns where, if there was something to keep.
+    /// Keeps what is in it beside it, unless that was done before. Returns where.
     pub(super) fn keep_backup(&self) -> Result<Option<PathBuf>, InstallError> {
-        if !self.exists() {
+        if !self.exists() || self.backup.is_some() {
             return Ok(None);
         }
         let path = backup(&self.path);
-        if self.backup.is_none() {
-            self.put(&path, &self.text)?;
-        }
+        self.put(&path, &self.text)?;
         Ok(Some(path))
     }
 

@@ -74,6 +74,10 @@ pub fn uninstall(options: &Options, out: &mut impl Write) -> Result<(), InstallE
     for (engine, path) in options.files() {
         plans.push(Plan::new(engine, path, |file| engine.remove(file.text(), file.before(), &options.name))?);
     }
+    plans.retain(|plan| plan.change != Change::Absent);
+    if plans.is_empty() {
+        return writeln!(out, "runtime {} is not installed", options.name).map_err(InstallError::Output);
+    }
     carry_out(&plans, options, out)
 }
 
