@@ -84,7 +84,9 @@ fn version_and_help() {
     assert!(
         lines[0].starts_with("runc version ") && lines[1].starts_with("commit: ") && lines[2].starts_with("spec: ")
     );
-    for command in ["create", "start", "state", "kill", "delete", "list", "run", "doctor", "install", "uninstall", "monitor"] {
+    for command in
+        ["create", "start", "state", "kill", "delete", "list", "run", "doctor", "install", "uninstall", "monitor"]
+    {
         let error = Cli::try_parse_from(["sandbox", command, "--help"]).unwrap_err();
         assert!(!error.use_stderr());
     }

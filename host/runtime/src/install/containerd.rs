@@ -99,7 +99,7 @@ fn parse(text: &str) -> Result<DocumentMut, Refusal> {
     })
 }
 
-/// Where the runtimes are in a file of this version; nowhere in one of version 1, which is what a file without a version has.
+/// Where the runtimes are in a file of this version; nowhere in one of version 1, which is that of a file without any.
 fn path(document: &DocumentMut) -> Result<Option<[&'static str; 4]>, Refusal> {
     let Some(version) = document.get("version") else { return Ok(None) };
     let plugin = match version.as_integer() {

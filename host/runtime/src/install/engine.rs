@@ -39,7 +39,7 @@ impl Engine {
         }
     }
 
-    /// The file's text without the runtime; `before` is what it was before the runtime was added to it, if it was there then.
+    /// The file's text without the runtime; `before` is what it was before the runtime was added, if there was a file.
     pub(super) fn remove(self, text: &str, before: Option<&str>, name: &str) -> Result<Change, Refusal> {
         match self {
             Self::Docker => docker::remove(text, before, name),

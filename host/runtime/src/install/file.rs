@@ -1,9 +1,9 @@
 //! A configuration file on disk: read once, replaced whole, and kept as it was before.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use tempfile::Builder;
@@ -97,8 +97,9 @@ impl ConfigFile {
     fn put(&self, path: &Path, text: &str) -> Result<(), InstallError> {
         let directory = path.parent().unwrap_or(Path::new("/"));
         let put = || {
-            let mut file = Builder::new().prefix(".sandbox-install-").tempfile_in(directory)?;
-            file.write_all(text.as_bytes())?;
+            let new = |path: &Path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+            let mut file = Builder::new().prefix(".sandbox-install-").make_in(directory, new)?;
+            file.as_file_mut().write_all(text.as_bytes())?;
             if let Some(metadata) = &self.metadata {
                 fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()))?;
             }

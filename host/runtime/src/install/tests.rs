@@ -301,6 +301,14 @@ fn a_containerd_that_is_only_dockers() {
 }
 
 #[test]
+fn what_cannot_be_written_is_named() {
+    let mut machine = Machine::configured();
+    machine.options.docker = "/proc/daemon.json".into();
+    let text = machine.try_install().unwrap_err();
+    assert!(text.starts_with("cannot write /proc/daemon.json: ") && !text.contains("os error"), "{text}");
+}
+
+#[test]
 fn users_are_told_to_be_root() {
     let source = std::io::Error::from_raw_os_error(libc::EACCES);
     let error = InstallError::File { what: "write", path: "/etc/docker/daemon.json".into(), source };
