@@ -15,7 +15,7 @@ use crate::agent::Agent;
 use crate::spec::Plan;
 use crate::sys;
 
-/// Every container that this guest has had, by id. An id is used once: the guest lives no longer than its containers.
+/// Every container that this guest has had, by id.
 #[derive(Default)]
 pub struct Containers {
     by_id: Mutex<HashMap<String, Option<Arc<Container>>>>,
@@ -36,7 +36,11 @@ impl Containers {
             return Err(Error::Ending);
         }
         let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_id.contains_key(id) {
+        // A container that has ended, where the guest lives on for others, may come again.
+        let ended = |known: &Option<Arc<Container>>| {
+            known.as_ref().is_some_and(|container| container.first.has_exited() && !container.cgroup.populated())
+        };
+        if by_id.get(id).is_some_and(|known| !ended(known)) {
             return Err(Error::Exists(id.to_owned()));
         }
         by_id.insert(id.to_owned(), None);

@@ -88,6 +88,8 @@ pub struct MonitorConfig {
     pub cache: CachePolicy,
     /// There is no VM to be made: the shares are to be added to those of this monitor.
     pub joins: Option<ProcessId>,
+    /// Where the way to the guest is found then.
+    pub socket: PathBuf,
 }
 
 /// What a running VM gets or loses. The next order comes when this one is answered, by [`MonitorEvent::Done`] or

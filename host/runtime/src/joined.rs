@@ -71,8 +71,9 @@ pub fn find(spec: &Spec, root: &Path) -> Result<Option<Joining>, JoinError> {
         let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) else { continue };
         let kind = namespace.typ();
         let Some(record) = whose(root, kind, path) else {
-            // A network namespace that somebody else has made is one to live in.
-            if kind == LinuxNamespaceType::Network {
+            // A network namespace that somebody else has made is one to live in; that of another runtime's container is not.
+            let anothers = is_of_a_daemon(root) && path.starts_with("/proc");
+            if kind == LinuxNamespaceType::Network && !anothers {
                 continue;
             }
             return Err(JoinError::Nobodys { index, path: path.clone(), kind });
@@ -89,16 +90,24 @@ pub fn find(spec: &Spec, root: &Path) -> Result<Option<Joining>, JoinError> {
     Ok(found)
 }
 
+/// Whether ROOT is that of a daemon which gives its containers networks, and names other containers' processes where they are to share
+/// one. The last part is containerd's name for its client ("namespace").
+pub fn is_of_a_daemon(root: &Path) -> bool {
+    root.file_name().is_some_and(|name| name == "moby" || name == "k8s.io")
+}
+
+/// Whether a network namespace is the host's, or that of whoever called this program.
+pub fn is_hosts_network(path: &Path) -> bool {
+    let wanted = identity(path);
+    wanted.is_some() && ["/proc/self/ns/net", "/proc/1/ns/net"].iter().any(|own| identity(Path::new(own)) == wanted)
+}
+
 /// The container that has a namespace: by the namespace for a network, which is the host side's too; else by the container's process.
 fn whose(root: &Path, kind: LinuxNamespaceType, path: &Path) -> Option<Record> {
     let mut living = state::records(root)
         .filter(|record| matches!(record.status(), Status::Created | Status::Running | Status::Paused));
     if kind == LinuxNamespaceType::Network {
         let wanted = identity(path)?;
-        // What lives in this program's own has no network of its own.
-        if Some(wanted) == identity(Path::new("/proc/self/ns/net")) {
-            return None;
-        }
         let has = |record: &Record| identity(&network_of(record)) == Some(wanted);
         // The first one, if several are in it, is as good as any.
         return living.find(has);
@@ -168,11 +177,21 @@ mod tests {
     #[test]
     fn namespaces_of_nobody() {
         let root = tempfile::tempdir().unwrap();
-        let own = spec(json!([{"type": "pid"}, {"type": "network", "path": "/proc/self/ns/net"}]));
-        assert_eq!(find(&own, root.path()), Ok(None));
+        let some = spec(json!([{"type": "pid"}, {"type": "network", "path": "/proc/self/ns/net"}]));
+        assert_eq!(find(&some, root.path()), Ok(None));
+        assert!(find(&some, &root.path().join("moby")).is_err());
+        assert!(is_hosts_network(Path::new("/proc/self/ns/net")) && !is_hosts_network(Path::new("/proc/self/ns/pid")));
         let others = spec(json!([{"type": "network"}, {"type": "pid", "path": "/proc/1/ns/pid"}]));
         let text = find(&others, root.path()).unwrap_err().to_string();
         assert!(text.starts_with("linux.namespaces[1].path /proc/1/ns/pid: no running container"), "{text}");
+    }
+
+    #[test]
+    fn daemons_are_known() {
+        assert!(is_of_a_daemon(Path::new("/var/run/docker/runtime-runc/moby")));
+        assert!(is_of_a_daemon(Path::new("/run/containerd/runc/k8s.io")));
+        assert!(!is_of_a_daemon(Path::new("/run/sandbox")));
+        assert!(!is_of_a_daemon(Path::new("/run/containerd/runc/default")));
     }
 
     #[test]

@@ -168,12 +168,24 @@ pub struct Inputs<'a> {
 
 /// Ends a monitor process at once; can be given to another thread.
 #[derive(Clone, Debug)]
-pub struct Killer(Arc<OwnedFd>);
+pub struct Killer {
+    process: Arc<OwnedFd>,
+    /// Of a keeper, which has things to put in order: it ends when this is closed.
+    control: Option<Arc<UnixStream>>,
+}
 
 impl Killer {
-    /// Sends SIGKILL. The process may have ended already.
+    /// Ends it. The process may have ended already.
     pub fn kill(&self) {
-        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+        match &self.control {
+            Some(control) => drop(control.shutdown(Shutdown::Both)),
+            None => self.force(),
+        }
+    }
+
+    /// Sends SIGKILL.
+    fn force(&self) {
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }
 }
 
@@ -203,8 +215,12 @@ impl MonitorProcess {
         streams: Streams,
         report: impl FnMut(&MonitorEvent) + Send + 'static,
     ) -> Result<Self, MonitorError> {
-        Self::start_process(id, c"keeper", streams, &[], report)
-            .map_err(|source| MonitorError::Start { id: id.to_string(), source })
+        let start = || {
+            let mut keeper = Self::start_process(id, c"keeper", streams, &[], report)?;
+            keeper.killer.control = Some(Arc::new(keeper.control.try_clone()?));
+            Ok(keeper)
+        };
+        start().map_err(|source| MonitorError::Start { id: id.to_string(), source })
     }
 
     fn start(id: &str, inputs: &Inputs<'_>, report: impl FnMut(&MonitorEvent) + Send + 'static) -> io::Result<Self> {
@@ -247,7 +263,7 @@ impl MonitorProcess {
     ) -> io::Result<Self> {
         let process = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
         // Nobody else reaps this process, so that its number cannot be another's yet.
-        let killer = Killer(Arc::new(pidfd_open(process, PidfdFlags::empty())?));
+        let killer = Killer { process: Arc::new(pidfd_open(process, PidfdFlags::empty())?), control: None };
         let shared = Arc::new(Shared::default());
         let monitor = Self { id: id.to_string(), pid, control, killer, shared };
         let (reader, killer, shared) = (monitor.control.try_clone()?, monitor.killer.clone(), monitor.shared.clone());
@@ -342,7 +358,7 @@ impl MonitorProcess {
     pub fn end(&self) {
         let _ = self.control.shutdown(Shutdown::Both);
         if !self.shared.wait_end(END_TIMEOUT) {
-            self.killer.kill();
+            self.killer.force();
             self.shared.wait_end(END_TIMEOUT);
         }
     }
@@ -398,12 +414,12 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
 fn reap(killer: &Killer) -> End {
     let deadline = Instant::now() + END_TIMEOUT;
     let timeout = Timespec { tv_sec: END_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
-    let mut fd = [PollFd::new(&*killer.0, PollFlags::IN)];
+    let mut fd = [PollFd::new(&*killer.process, PollFlags::IN)];
     let ended = retry_on_intr(|| poll(&mut fd, Some(&timeout)));
     if !matches!(ended, Ok(count) if count > 0) || Instant::now() > deadline {
-        killer.kill();
+        killer.force();
     }
-    let status = retry_on_intr(|| waitid(WaitId::PidFd(killer.0.as_fd()), WaitIdOptions::EXITED));
+    let status = retry_on_intr(|| waitid(WaitId::PidFd(killer.process.as_fd()), WaitIdOptions::EXITED));
     match status {
         Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => End::Exited(code),
@@ -447,6 +463,7 @@ mod tests {
             shares: vec![],
             cache: Default::default(),
             joins: None,
+            socket: Default::default(),
         }
     }
 
@@ -516,7 +533,7 @@ mod tests {
     #[test]
     fn dropping_leaves_no_process() {
         let (monitor, _events) = monitor("exec sleep 100");
-        let pidfd = monitor.killer.0.clone();
+        let pidfd = monitor.killer.process.clone();
         assert!(pidfd.as_raw_fd() > 2);
         drop(monitor);
         assert!(pidfd_send_signal(&pidfd, Signal::TERM).is_err());

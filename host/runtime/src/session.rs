@@ -159,6 +159,7 @@ impl Session {
             shares: order.shares.clone(),
             cache: order.cache,
             joins: order.joined.as_ref().map(|owner| owner.monitor),
+            socket: state::link_in(&order.root, &order.id),
         };
         self.monitor.configure(&config).map_err(|error| self.explained(error.into()))?;
         if self.joined {

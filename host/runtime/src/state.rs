@@ -234,6 +234,11 @@ pub fn keep_reason(directory: BorrowedFd<'_>, sentence: &str) -> io::Result<()> 
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(sentence.as_bytes())
 }
 
+/// The socket of a container's state directory.
+pub fn link_in(root: &Path, id: &str) -> PathBuf {
+    root.join(id).join(SOCKET)
+}
+
 /// Has the way to the guest lead to another container's, whose guest it is.
 pub fn lead_to(directory: BorrowedFd<'_>, root: &Path, owner: &str) -> io::Result<()> {
     std::os::unix::fs::symlink(root.join(owner).join(SOCKET), socket_in(directory))

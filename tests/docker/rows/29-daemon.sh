@@ -17,4 +17,4 @@ kill "$dockerd"
 wait "$dockerd"
 start_dockerd
 check 'containers survive the daemon' 'docker inspect -f "{{.State.Running}}" live-$R; a=$(docker logs live-$R | wc -l); sleep 3; [ $(docker logs live-$R | wc -l) -gt $a ] && echo goes on; docker exec live-$R echo exec; docker stop -t 0 live-$R >/dev/null; docker wait live-$R; docker rm live-$R >/dev/null'
-check 'the default runtime' 'docker run --rm bb uname -r | grep -c .; docker info --format "{{.DefaultRuntime}}"'
+check 'the default runtime' 'docker run --rm bb uname -r | grep -c .; docker info --format "{{.DefaultRuntime}}" | wc -l'

@@ -33,7 +33,13 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     let settings = &options.settings;
     let bundle = Bundle::load_with(&options.bundle, settings)?;
     let machine = Machine::configured(&bundle.spec, settings)?;
-    if Network::of(&bundle.spec) == Network::Host && has_networks(&options.root) {
+    let hosts = match Network::of(&bundle.spec) {
+        // Where a daemon asks for no network namespace it means the host's; bundles of others may do without a network.
+        Network::Host => joined::is_of_a_daemon(&options.root),
+        Network::Path(path) => joined::is_hosts_network(&path),
+        Network::New => false,
+    };
+    if hosts {
         return Err(CommandError::HostNetwork);
     }
     let mut plan = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
@@ -87,13 +93,6 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     Ok(Prepared { bundle, machine, order, hooks })
 }
 
-/// Whether ROOT is that of a daemon which gives its containers networks: where dockerd or Kubernetes ask for no network namespace they mean the
-/// host's network, and a container with no network at all would be a surprise. Bundles of others may do without.
-fn has_networks(root: &Path) -> bool {
-    // containerd's names for its clients ("namespaces"), by which its shim names the directory.
-    root.file_name().is_some_and(|name| name == "moby" || name == "k8s.io")
-}
-
 /// Leaves the guest the hooks that it is to run. Gives the createContainer hooks that are programs of the host.
 fn split_hooks(spec: &mut Spec, rootfs: &Path) -> Vec<Hook> {
     let Some(all) = spec.hooks().clone() else { return Vec::new() };
@@ -140,14 +139,6 @@ mod tests {
         leave_network(&mut spec);
         assert_eq!(Network::of(&spec), Network::New);
         assert_eq!(spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn daemons_with_networks_are_known() {
-        assert!(has_networks(Path::new("/var/run/docker/runtime-runc/moby")));
-        assert!(has_networks(Path::new("/run/containerd/runc/k8s.io")));
-        assert!(!has_networks(Path::new("/run/sandbox")));
-        assert!(!has_networks(Path::new("/run/containerd/runc/default")));
     }
 
     #[test]

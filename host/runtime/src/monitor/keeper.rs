@@ -11,13 +11,16 @@ use rustix::io::retry_on_intr;
 
 use super::report::Reporter;
 use crate::control::{MonitorConfig, MonitorEvent};
+use crate::guest::Guest;
 use crate::jail::JoinedShares;
 use crate::process_id::ProcessId;
 
 /// Keeps the shares until the other end of `control` is closed, or the micro-VM ends.
 pub fn run(config: &MonitorConfig, monitor: ProcessId, control: &UnixStream, reporter: &Reporter) -> ExitCode {
+    // Before this process is in another mount namespace.
+    let guest = Guest::reach(&config.socket, &config.id);
     match attach(config, monitor) {
-        Ok((_shares, handle)) => {
+        Ok((shares, handle)) => {
             reporter.send(&MonitorEvent::Done { window: 0 });
             let mut ends = [PollFd::new(control, PollFlags::IN), PollFd::new(&handle, PollFlags::IN)];
             let _ = retry_on_intr(|| poll(&mut ends, None));
@@ -25,6 +28,9 @@ pub fn run(config: &MonitorConfig, monitor: ProcessId, control: &UnixStream, rep
                 let message = "the micro-VM that the container shares has ended, and with it the container";
                 reporter.send(&MonitorEvent::Failed { message: message.to_string() });
             }
+            drop(shares);
+            // Where the container's proxy was killed nobody else ends it. Most often it has ended, and the answer is an error.
+            let _ = guest.map(|guest| guest.signal(libc::SIGKILL.unsigned_abs(), true));
             ExitCode::SUCCESS
         }
         Err(message) => {

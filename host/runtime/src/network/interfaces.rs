@@ -55,25 +55,37 @@ impl Interfaces {
         if others && !found.links.is_empty() {
             return Err(NetworkError::Taken);
         }
-        let gone = self.take_gone(&found);
+        self.let_go(&found, monitor, guest)?;
         for link in &found.links {
             if !self.plugged.iter().any(|plugged| plugged.index == link.index) {
                 self.plug(link, monitor)?;
             }
         }
-        let told = self.tell(found, guest);
-        // The guest has let go of them, or cannot be helped.
-        for plugged in gone {
-            redirect::stop(&mut self.netlink, plugged.index);
-            let unplugged = monitor.unplug(plugged.window)?;
-            unplugged.unwrap_or_else(|reason| log::warn!("window {}: {reason}", plugged.window));
-        }
-        told?;
+        self.tell(found, guest)?;
         if !self.names && !self.plugged.is_empty() && names::is_answered() {
             names::start(&self.socket, id)?;
             self.names = true;
         }
         Ok(())
+    }
+
+    /// Takes from the guest what is not in the namespace any more.
+    fn let_go(&mut self, found: &Namespace, monitor: &MonitorProcess, guest: &Guest) -> Result<(), NetworkError> {
+        let gone = self.take_gone(found);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let told = self.tell(found.clone(), guest);
+        // The guest's driver has let go of them, or cannot be helped.
+        for plugged in gone {
+            redirect::stop(&mut self.netlink, plugged.index);
+            match monitor.unplug(plugged.window) {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => log::warn!("window {}: {reason}", plugged.window),
+                Err(error) => log::warn!("window {}: {error}", plugged.window),
+            }
+        }
+        told
     }
 
     /// What is in the guest and not in the namespace any more.

@@ -33,7 +33,15 @@ pub fn redirect(netlink: &mut Netlink, from: u32, to: u32) -> io::Result<()> {
     rule.attributes.push(TcAttribute::Kind(TcFilterMatchAll::KIND.to_string()));
     let action = TcFilterMatchAllOption::Action(vec![send_out(to)]);
     rule.attributes.push(TcAttribute::Options(vec![TcOption::MatchAll(action)]));
-    netlink.change(RouteNetlinkMessage::NewTrafficFilter(rule), NLM_F_CREATE)
+    let add = RouteNetlinkMessage::NewTrafficFilter(rule);
+    match netlink.change(add.clone(), NLM_F_CREATE | NLM_F_EXCL) {
+        // Of a container whose processes were killed, and whose tap is gone: the namespace has outlived it.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            stop(netlink, from);
+            netlink.change(add, NLM_F_CREATE | NLM_F_EXCL)
+        }
+        result => result,
+    }
 }
 
 /// Takes the rule away again. The interface may be gone, and with it the rule.
