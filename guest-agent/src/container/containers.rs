@@ -94,16 +94,18 @@ impl Containers {
     }
 
     /// Has the kernel forget the files of a container that has ended, where others go on: the host would keep them open otherwise, and
-    /// with them what they are mounted from.
-    pub fn forget_files(&self, plan: &Plan) {
+    /// with them what they are mounted from. In a process of its own, as it may take long and the agent has but one thread.
+    pub fn forget_files(&self, agent: &Agent, plan: &Plan) {
         let by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
         let others = by_id.values().flatten().any(|container| !container.first.has_exited());
         drop(by_id);
-        if others
-            && plan.root().starts_with(SHARE_DIR)
-            && let Err(error) = std::fs::write("/proc/sys/vm/drop_caches", "2")
-        {
-            log::debug!("cannot drop what is cached of a container's files: {error}");
+        if !others || !plan.root().starts_with(SHARE_DIR) {
+            return;
+        }
+        match sys::clone3(0, None) {
+            Ok(sys::Cloned::Child) => sys::exit(i32::from(std::fs::write("/proc/sys/vm/drop_caches", "2").is_err())),
+            Ok(sys::Cloned::Parent(pid)) => drop(agent.reaper.watch(pid)),
+            Err(error) => log::debug!("cannot drop what is cached of a container's files: {error}"),
         }
     }
 

@@ -228,7 +228,7 @@ async fn supervise(
     container.cgroup.emptied().await;
     container.cgroup.remove();
     container.close();
-    agent.containers.forget_files(&container.plan);
+    agent.containers.forget_files(&agent, &container.plan);
     report.ended(End { exit, oom_kills });
 }
 
