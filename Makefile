@@ -13,7 +13,7 @@ help:
 	@echo 'make demo      run a real Debian userland in a micro-VM and show what happened'
 	@echo 'make build     sandbox, guest kernel and initramfs (target/, build/guest/)'
 	@echo 'make test      unit, lab and integration tests, one line per suite'
-	@echo 'make test-docker  docker's lines on a real dockerd, with runc and with sandbox (an hour in the lab); writes docs/docker.md'
+	@echo 'make test-docker  the lines that people type, on a real dockerd, with runc and with sandbox (an hour in the lab); writes docs/docker.md'
 	@echo 'make lint      formatting, clippy, shell scripts, where unsafe code may be'
 	@echo 'make bench     measure, and write the table in docs/performance.md'
 	@echo 'make fuzz      fuzz targets, each for a minute; SECONDS_EACH=600 for longer'
