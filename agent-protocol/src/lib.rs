@@ -57,6 +57,8 @@ pub const MAX_PRESERVED: u32 = 256;
 
 /// How many network interfaces a container can have beside `lo`: as many windows for devices that come later does a VM have.
 pub const MAX_INTERFACES: usize = 8;
+/// How many block devices of the host a container can have: as many windows are left for them.
+pub const MAX_BLOCK_DEVICES: usize = 7;
 /// How many addresses each can have.
 pub const MAX_ADDRESSES: usize = 64;
 /// How many routes there can be.

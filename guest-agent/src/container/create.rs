@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::birth::{self, Born};
 use super::child::{self, Job};
+use super::disks::Disks;
 use super::ends::{self, Ends, Streams};
 use super::execs::Execs;
 use super::hooks::State;
@@ -39,11 +40,13 @@ pub struct Created {
 pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Result<Created, Error> {
     let (mut plan, state) = check_request(&request)?;
     find_joined(agent, &mut plan)?;
+    let disks = Disks::find(&request.block_devices)?;
+    disks.translate(&mut plan.spec);
     let keyring = if request.no_new_keyring { None } else { keyring(&request.container_id, &plan) };
     let id = request.container_id;
     let stdio = request.stdio.into_option().unwrap_or_default();
     agent.containers.reserve(&id)?;
-    let result = build(agent, &id, plan, keyring, &stdio, state).await;
+    let result = build(agent, &id, (plan, disks), keyring, &stdio, state).await;
     match result {
         Ok((container, mounted_ns)) => {
             let pid = container.first.pid().as_raw_pid();
@@ -93,7 +96,7 @@ pub fn check_id(id: &str) -> Result<(), Error> {
 async fn build(
     agent: &Arc<Agent>,
     id: &str,
-    plan: Plan,
+    (plan, disks): (Plan, Disks),
     keyring: Option<Keyring>,
     stdio: &Stdio,
     state: State,
@@ -137,6 +140,7 @@ async fn build(
     let container = Arc::new(Container {
         id: id.to_owned(),
         plan,
+        disks,
         first,
         execs: Execs::default(),
         cgroup,

@@ -4,6 +4,7 @@ mod birth;
 mod child;
 mod containers;
 mod create;
+mod disks;
 mod ends;
 mod error;
 mod exec;
@@ -40,6 +41,7 @@ use crate::network::Established;
 use crate::process::keyring::Keyring;
 use crate::spec::Plan;
 use crate::sys;
+use disks::Disks;
 use error::step;
 use execs::Execs;
 use sync::{Channel, FromChild, ToChild};
@@ -48,6 +50,7 @@ use sync::{Channel, FromChild, ToChild};
 pub struct Container {
     id: String,
     plan: Plan,
+    disks: Disks,
     first: Process,
     execs: Execs,
     cgroup: Cgroup,
@@ -114,7 +117,8 @@ impl Container {
         if self.first.has_exited() {
             return Err(Error::NotRunning);
         }
-        let resources = serde_json::from_slice(resources_json).map_err(Error::Resources)?;
+        let mut resources = serde_json::from_slice(resources_json).map_err(Error::Resources)?;
+        self.disks.translate_rules(&mut resources);
         Ok(self.cgroup.update(&resources)?)
     }
 

@@ -25,8 +25,8 @@ pub mod fds {
     pub const INITRAMFS: RawFd = 6;
     /// /dev/kvm, opened read-write.
     pub const KVM: RawFd = 7;
-    /// The first descriptor that must not be open.
-    pub const END: RawFd = 8;
+    /// The first of the disks, in the order of [`MonitorConfig::disks`](super::MonitorConfig::disks); nothing else is above.
+    pub const DISKS: RawFd = 8;
 }
 
 /// One host directory or file that the guest sees below the share.
@@ -71,6 +71,28 @@ pub struct IdMap {
     pub recursive: bool,
 }
 
+/// A block device of the host that the guest gets. It is open as one of [`fds::DISKS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its number on the host.
+    pub major: u32,
+    /// Its number on the host.
+    pub minor: u32,
+    /// What the container may do with it: letters of `rwm`.
+    pub access: String,
+    /// It is open for reading only.
+    pub read_only: bool,
+    /// Its logical block size.
+    pub block_size: u32,
+}
+
+impl Disk {
+    /// By which the guest knows it.
+    pub fn serial(&self) -> String {
+        format!("{}:{}", self.major, self.minor)
+    }
+}
+
 /// What a monitor needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonitorConfig {
@@ -86,6 +108,8 @@ pub struct MonitorConfig {
     pub shares: Vec<Share>,
     /// What the guest may cache of it.
     pub cache: CachePolicy,
+    /// Block devices that the guest gets.
+    pub disks: Vec<Disk>,
     /// There is no VM to be made: the shares are to be added to those of this monitor.
     pub joins: Option<ProcessId>,
     /// Where the way to the guest is found then.

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
-    ListProcessesResponse, ProcessInfo, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
-    StartContainerResponse, StatsResponse, Stdio, TerminalSize, UpdateContainerRequest, UpdateNetworkRequest,
-    WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
+    BlockDevice, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest,
+    ExecProcessResponse, ListProcessesResponse, ProcessInfo, ResizeTerminalRequest, SignalProcessRequest,
+    StartContainerRequest, StartContainerResponse, StatsResponse, Stdio, TerminalSize, UpdateContainerRequest,
+    UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
 };
 use agent_protocol::{AGENT_PORT, STDIO_PORT};
 use protobuf::MessageField;
@@ -139,6 +139,7 @@ impl Guest {
         stdio: Stdio,
         state_json: Vec<u8>,
         no_new_keyring: bool,
+        block_devices: Vec<BlockDevice>,
     ) -> Result<CreateContainerResponse, RpcError> {
         let request = CreateContainerRequest {
             container_id: self.id.clone(),
@@ -146,6 +147,7 @@ impl Guest {
             stdio: MessageField::some(stdio),
             state_json,
             no_new_keyring,
+            block_devices,
             ..Default::default()
         };
         self.rpc.call("CreateContainer", &request, Some(CALL_TIMEOUT))

@@ -1,5 +1,6 @@
 //! The `sandbox` command as a library: what its binary, its tests and other front ends share.
 
+pub mod blocks;
 pub mod bundle;
 pub mod cgroup;
 pub mod cli;

@@ -164,6 +164,8 @@ pub struct Inputs<'a> {
     pub initramfs: BorrowedFd<'a>,
     /// /dev/kvm.
     pub kvm: BorrowedFd<'a>,
+    /// Block devices.
+    pub disks: Vec<BorrowedFd<'a>>,
 }
 
 /// Ends a monitor process at once; can be given to another thread.
@@ -224,12 +226,13 @@ impl MonitorProcess {
     }
 
     fn start(id: &str, inputs: &Inputs<'_>, report: impl FnMut(&MonitorEvent) + Send + 'static) -> io::Result<Self> {
-        let descriptors = [
+        let mut descriptors = vec![
             (inputs.listener, fds::VSOCK_LISTENER),
             (inputs.kernel, fds::KERNEL),
             (inputs.initramfs, fds::INITRAMFS),
             (inputs.kvm, fds::KVM),
         ];
+        descriptors.extend(inputs.disks.iter().copied().zip(fds::DISKS..));
         Self::start_process(id, c"monitor", inputs.streams, &descriptors, report)
     }
 
@@ -462,6 +465,7 @@ mod tests {
             kernel_arguments: String::new(),
             shares: vec![],
             cache: Default::default(),
+            disks: vec![],
             joins: None,
             socket: Default::default(),
         }

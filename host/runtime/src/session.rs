@@ -9,10 +9,11 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use agent_protocol::agent::Stdio;
+use agent_protocol::agent::{BlockDevice, Stdio};
 
+use crate::blocks::Opened;
 use crate::cgroup::HostCgroup;
-use crate::control::{MonitorConfig, MonitorEvent};
+use crate::control::{Disk, MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::joined::Owner;
@@ -55,6 +56,8 @@ pub struct Session {
     interfaces: Mutex<Option<Interfaces>>,
     /// The micro-VM is another container's.
     joined: bool,
+    /// Block devices that the guest has.
+    disks: Vec<Disk>,
 }
 
 impl Session {
@@ -62,7 +65,7 @@ impl Session {
     pub fn start(
         id: &str,
         state: OwnedFd,
-        images: &Images,
+        (images, blocks): (&Images, Vec<Opened>),
         streams: Streams,
         terminal: Option<Terminal>,
         trace: Arc<Trace>,
@@ -75,11 +78,13 @@ impl Session {
             kernel: images.kernel.as_fd(),
             initramfs: images.initramfs.as_fd(),
             kvm: images.kvm.as_fd(),
+            disks: blocks.iter().map(|block| block.file.as_fd()).collect(),
         };
         let begin = now_ns();
         let monitor = MonitorProcess::spawn(id, &inputs, boot_reporter(trace.clone(), begin))?;
         trace.span(Lane::Command, "spawn monitor", begin, trace.now(Lane::Command, "monitor spawned"));
-        Ok(Self::with(id, monitor, state, terminal, trace))
+        let disks = blocks.into_iter().map(|block| block.disk).collect();
+        Ok(Self { disks, ..Self::with(id, monitor, state, terminal, trace) })
     }
 
     /// Makes do with another container's micro-VM.
@@ -111,6 +116,7 @@ impl Session {
             executing: Mutex::default(),
             interfaces: Mutex::default(),
             joined: false,
+            disks: Vec::new(),
         }
     }
 
@@ -158,6 +164,7 @@ impl Session {
             kernel_arguments: order.kernel_arguments.clone(),
             shares: order.shares.clone(),
             cache: order.cache,
+            disks: self.disks.clone(),
             joins: order.joined.as_ref().map(|owner| owner.monitor),
             socket: state::link_in(&order.root, &order.id),
         };
@@ -290,7 +297,7 @@ impl Session {
     ) -> Result<GuestClock, SessionError> {
         let trace = &self.trace;
         let sent = now_ns();
-        let created = guest.create(spec, stdio, state, no_new_keyring)?;
+        let created = guest.create(spec, stdio, state, no_new_keyring, self.block_devices())?;
         let answered = now_ns();
         let clock = GuestClock::by_call(sent, created.received_ns, created.replied_ns, answered);
         let (received, replied) = (clock.host(created.received_ns), clock.host(created.replied_ns));
@@ -300,6 +307,17 @@ impl Session {
         trace.at(Lane::Guest, "rootfs mounted", clock.host(created.rootfs_mounted_ns));
         trace.at(Lane::Guest, "container created", replied);
         Ok(clock)
+    }
+
+    /// What the agent is told of the block devices.
+    fn block_devices(&self) -> Vec<BlockDevice> {
+        let told = |disk: &Disk| BlockDevice {
+            major: disk.major,
+            minor: disk.minor,
+            access: disk.access.clone(),
+            ..Default::default()
+        };
+        self.disks.iter().map(told).collect()
     }
 
     /// Executes the container's process, for a command that waits for its end.

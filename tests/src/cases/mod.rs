@@ -1,6 +1,7 @@
 //! The tests, by group.
 
 mod bad;
+mod blocks;
 mod cgroup;
 mod cycles;
 mod descriptors;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         signals::CASES,
         terminal::CASES,
         settings::CASES,
+        blocks::CASES,
         fields::CASES,
         programs::CASES,
         filesystem::CASES,

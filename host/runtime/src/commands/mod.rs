@@ -26,6 +26,7 @@ pub mod update;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::blocks::BlockError;
 use crate::bundle::BundleError;
 use crate::cgroup::CgroupError;
 use crate::error::Plain;
@@ -57,6 +58,9 @@ pub enum CommandError {
     /// What would be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// Block devices.
+    #[error(transparent)]
+    Blocks(#[from] BlockError),
     /// KVM.
     #[error(transparent)]
     Image(#[from] ImageError),

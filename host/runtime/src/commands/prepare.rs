@@ -6,6 +6,7 @@ use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType, Process, Spec};
 
 use super::create::Options;
 use super::{CommandError, rlimits};
+use crate::blocks;
 use crate::bundle::Bundle;
 use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
@@ -46,7 +47,9 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     leave_network(&mut plan.spec);
     let root = std::path::absolute(&options.root).unwrap_or_else(|_| options.root.clone());
     let joining = joined::find(&bundle.spec, &root)?;
+    let blocks = blocks::of(&bundle.spec)?;
     if let Some(joining) = &joining {
+        blocks::refuse(&blocks)?;
         joining.rewrite(&mut plan, id.as_str());
     }
     let Plan { mut spec, shares } = plan;
@@ -73,6 +76,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         root,
         log: options.log.absolute(),
         shares,
+        blocks,
         spec: serde_json::to_string(&spec).unwrap_or_default(),
         terminal: bundle.wants_terminal(),
         no_new_keyring: options.no_new_keyring,

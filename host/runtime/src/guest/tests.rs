@@ -129,8 +129,8 @@ fn calls_are_answered() {
         agent(stream);
     });
     let guest = Arc::new(Guest::connect(&path, "c1").unwrap());
-    let created =
-        guest.create(vec![b' '; 1234], Stdio { stdout_token: 7, ..Default::default() }, Vec::new(), true).unwrap();
+    let stdio = Stdio { stdout_token: 7, ..Default::default() };
+    let created = guest.create(vec![b' '; 1234], stdio, Vec::new(), true, Vec::new()).unwrap();
     assert_eq!(created.pid, 1234);
     let text = guest.start().unwrap_err().to_string();
     assert_eq!(text, "exec: \"foo\": executable file not found in $PATH");
@@ -193,6 +193,6 @@ fn a_hostile_answer_ends_the_connection() {
 fn a_configuration_that_no_message_holds_is_refused() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let guest = Guest::over(ours, "c1").unwrap();
-    let error = guest.create(vec![0; 5 << 20], Stdio::default(), Vec::new(), false).unwrap_err();
+    let error = guest.create(vec![0; 5 << 20], Stdio::default(), Vec::new(), false, Vec::new()).unwrap_err();
     assert!(matches!(error, RpcError::TooLarge(_)));
 }

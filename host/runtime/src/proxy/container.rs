@@ -11,6 +11,7 @@ use rustix::process::ioctl_tiocsctty;
 
 use super::protocol::{Channel, ContainerOrder, FromProxy, Network, Sender, Size, ToProxy};
 use super::{End, Inherited, wards};
+use crate::blocks;
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
 use crate::images::Images;
@@ -85,7 +86,8 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
         None => {
             let files = GuestFiles { kernel: order.kernel.clone(), initramfs: order.initramfs.clone() };
             let images = Images::open(&files, &order.root)?;
-            Session::start(&order.id, state, &images, streams, terminal, trace.clone())?
+            let blocks = blocks::open(&order.blocks)?;
+            Session::start(&order.id, state, (&images, blocks), streams, terminal, trace.clone())?
         }
     };
     let session = Arc::new(session);

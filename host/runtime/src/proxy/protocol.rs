@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::blocks::BlockDevice;
 use crate::control::Share;
 use crate::joined::Owner;
 use crate::log::Log;
@@ -84,6 +85,8 @@ pub struct ContainerOrder {
     pub log: Log,
     /// What the guest sees of the host's file system.
     pub shares: Vec<Share>,
+    /// Block devices of the host that it gets.
+    pub blocks: Vec<BlockDevice>,
     /// config.json as the guest gets it.
     pub spec: String,
     /// The container's process has a terminal.

@@ -160,6 +160,7 @@ impl Lab {
             root: PathBuf::new(),
             log: Default::default(),
             shares: plan.shares,
+            blocks: Vec::new(),
             spec: serde_json::to_string(&plan.spec).unwrap(),
             terminal: false,
             no_new_keyring: false,
