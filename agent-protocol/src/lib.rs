@@ -52,6 +52,9 @@ pub const CONTAINERS_DIR: &str = "/run/sandbox/containers";
 /// for the mount itself is not to hold for it. (mount(8) leaves options with `x-` to whoever understands them.)
 pub const BELOW_OPTION: &str = "x-sandbox.below=";
 
+/// How far the guest's clock is off at most to be made to run faster or slower instead of being set: 3 minutes' worth.
+pub const MAX_SLEW_NS: i64 = 100_000_000;
+
 /// How many descriptors beside 0, 1 and 2 a process can get.
 pub const MAX_PRESERVED: u32 = 256;
 

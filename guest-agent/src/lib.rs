@@ -7,6 +7,7 @@ mod agent;
 mod boot;
 mod bpf;
 mod cgroup;
+mod clock;
 mod container;
 mod debug_shell;
 mod detour;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use agent_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
+    AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
     GuestStatus, ListProcessesResponse, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
     StartContainerResponse, StatsResponse, UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest,
     WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::agent::Agent;
+use crate::clock;
 use crate::container::{self, Error};
 
 /// Nanoseconds of CLOCK_BOOTTIME.
@@ -173,6 +174,17 @@ impl agent_ttrpc::Agent for Service {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         container.update_network(&request).map_err(status)?;
         Ok(Empty::default())
+    }
+
+    async fn adjust_clock(
+        &self,
+        _ctx: &TtrpcContext,
+        request: AdjustClockRequest,
+    ) -> ttrpc::Result<AdjustClockResponse> {
+        let realtime_ns = clock::adjust(request.by_ns, request.slew).map_err(|error| {
+            ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, format!("the guest's clock: {error}")))
+        })?;
+        Ok(AdjustClockResponse { realtime_ns, ..Default::default() })
     }
 
     async fn get_guest_status(&self, _ctx: &TtrpcContext, _request: Empty) -> ttrpc::Result<GuestStatus> {

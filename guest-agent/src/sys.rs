@@ -404,6 +404,31 @@ pub fn sched_setattr(attr: SchedAttr) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) }).map(drop)
 }
 
+/// Has CLOCK_REALTIME make up for so many nanoseconds little by little, instead of what was asked for before.
+pub fn slew_clock(by_ns: i64) -> io::Result<()> {
+    // SAFETY: an all-zero timex is valid.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    change.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    change.offset = by_ns / 1_000;
+    adjtimex(&mut change)
+}
+
+/// Adds so many nanoseconds to CLOCK_REALTIME at once.
+pub fn step_clock(by_ns: i64) -> io::Result<()> {
+    // SAFETY: an all-zero timex is valid.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    change.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+    change.time.tv_sec = by_ns.div_euclid(1_000_000_000);
+    // Nanoseconds, by ADJ_NANO.
+    change.time.tv_usec = by_ns.rem_euclid(1_000_000_000);
+    adjtimex(&mut change)
+}
+
+fn adjtimex(change: &mut libc::timex) -> io::Result<()> {
+    // SAFETY: the kernel reads and writes one timex, which outlives the call.
+    check(c_long::from(unsafe { libc::adjtimex(change) })).map(drop)
+}
+
 /// Brings the network interface `lo` of the current network namespace up.
 pub fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;

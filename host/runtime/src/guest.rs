@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
+    AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
     ListProcessesResponse, ProcessInfo, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
     StartContainerResponse, StatsResponse, Stdio, TerminalSize, UpdateContainerRequest, UpdateNetworkRequest,
     WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
@@ -225,6 +225,14 @@ impl Guest {
     pub fn update_network(&self, state: UpdateNetworkRequest) -> Result<(), RpcError> {
         let request = UpdateNetworkRequest { container_id: self.id.clone(), ..state };
         self.rpc.call::<_, Empty>("UpdateNetwork", &request, Some(CALL_TIMEOUT)).map(drop)
+    }
+
+    /// Moves the guest's clock by so many nanoseconds, little by little with `slew`, and returns the time by it, in nanoseconds.
+    pub fn adjust_clock(&self, by_ns: i64, slew: bool) -> Result<i64, RpcError> {
+        let request = AdjustClockRequest { by_ns, slew, ..Default::default() };
+        self.rpc
+            .call("AdjustClock", &request, Some(SIGNAL_TIMEOUT))
+            .map(|adjusted: AdjustClockResponse| adjusted.realtime_ns)
     }
 
     /// What the container uses, as JSON of the guest's.

@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod cli;
+mod clock;
 pub mod commands;
 pub mod console;
 pub mod control;

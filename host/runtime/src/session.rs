@@ -12,6 +12,7 @@ use std::time::Duration;
 use agent_protocol::agent::Stdio;
 
 use crate::cgroup::HostCgroup;
+use crate::clock;
 use crate::control::{MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
@@ -217,6 +218,11 @@ impl Session {
         let (mut stdio, outputs) = self.start_stdio(socket.clone(), preserved)?;
         let guest = Arc::new(Guest::connect(&socket, &self.id)?);
         self.trace.now(Lane::Command, "agent connected");
+        // Of a micro-VM that is another container's, that one's proxy sets the clock.
+        let _clock_follower = match self.joined {
+            true => None,
+            false => Some(clock::follow(guest.clone()).map_err(SessionError::setup("a thread"))?),
+        };
         // The command may be gone: then so is the monitor.
         let state = proceed.recv().map_err(|_| RpcError::Closed)?;
         let size = self.terminal.as_ref().and_then(Terminal::size);

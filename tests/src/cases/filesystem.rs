@@ -19,6 +19,7 @@ pub(super) const CASES: &[Case] = &[
     ours("filesystem::cache_auto", 180, |env| cache(env, "auto")),
     ours("filesystem::cache_never", 180, |env| cache(env, "never")),
     any("filesystem::large_tree", 3600, large_tree),
+    any("filesystem::times_fit_the_containers_clock", 120, times),
     any("filesystem::several_writers", 300, several_writers),
 ];
 
@@ -77,6 +78,17 @@ fn cache(env: &Env, policy: &str) {
     running.expect("runs");
     running.finish().ok();
     assert_eq!(fs::read_to_string(volume.join("answer")).expect("read"), "from the guest\n");
+}
+
+/// The host gives files their times, the guest has a clock of its own: `make` complains when the two do not fit.
+fn times(env: &Env) {
+    let script = "import os, time
+before = time.time()
+open('/written', 'w').write('now')
+after, changed = time.time(), os.stat('/written').st_mtime
+print('fits' if before - 0.1 < changed < after + 0.1 else (before, changed, after))";
+    let outcome = env.run(&env.bundle(Root::Debian).args(&["python3", "-c", script]));
+    assert_eq!((outcome.stdout.trim(), outcome.code()), ("fits", 0), "{outcome:?}");
 }
 
 fn host_sees(env: &Env) {

@@ -96,8 +96,8 @@ fn answer(
                 reply(connection, waiting.take().unwrap(), Ok(ended.write_to_bytes().unwrap()));
                 (Asked::Signal(signal), Vec::new())
             }
-            // Nothing was killed.
-            "WaitOom" => continue,
+            // Nothing was killed, and the clock waits.
+            "WaitOom" | "AdjustClock" => continue,
             "Shutdown" => (Asked::Shutdown, Vec::new()),
             other => panic!("{other}"),
         };
