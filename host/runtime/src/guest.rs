@@ -127,6 +127,11 @@ impl Guest {
         Ok(Self { rpc: Rpc::new(stream)?, id: id.to_string(), exec_id: String::new() })
     }
 
+    /// Closes the connection: whoever waits for an answer gets none.
+    pub fn close(&self) {
+        self.rpc.close();
+    }
+
     /// The same for one of the container's other processes.
     pub fn of_process(self, exec_id: &str) -> Self {
         Self { exec_id: exec_id.to_string(), ..self }

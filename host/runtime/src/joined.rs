@@ -9,6 +9,9 @@ use agent_protocol::{CONTAINERS_DIR, SHARE_DIR};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
+use crate::control::{KeeperConfig, KeeperTask};
+use crate::jail;
+use crate::monitor_process;
 use crate::process_id::ProcessId;
 use crate::share::Plan;
 use crate::state::{self, Record, Status};
@@ -90,6 +93,11 @@ pub fn find(spec: &Spec, root: &Path) -> Result<Option<Joining>, JoinError> {
     Ok(found)
 }
 
+/// Where in the share the files are of a container that joined.
+pub fn place_of(id: &str) -> String {
+    format!("{SHARES}/{id}")
+}
+
 /// Whether ROOT is that of a daemon which gives its containers networks, and names other containers' processes where they are to share
 /// one. The last part is containerd's name for its client ("namespace").
 pub fn is_of_a_daemon(root: &Path) -> bool {
@@ -132,10 +140,22 @@ fn owner(root: &Path, record: &Record) -> Option<Owner> {
     Some(Owner { monitor: owner.monitor.filter(ProcessId::is_alive)?, id: owner.id })
 }
 
+/// Ends what a container that joined has left in its micro-VM, whose processes on the host have ended: where its keeper was killed, it
+/// runs, and its files are in the other's jail.
+pub fn clear(root: &Path, record: &Record) {
+    let Some(owner) = record.joined.as_ref().and_then(|_| owner(root, record)) else { return };
+    let share = Path::new(jail::ROOT).join(place_of(&record.id));
+    let left = Path::new("/proc").join(owner.monitor.pid.to_string()).join("root");
+    if left.join(share.strip_prefix("/").unwrap_or(&share)).symlink_metadata().is_ok() {
+        let (id, socket) = (record.id.clone(), state::link_in(root, &record.id));
+        monitor_process::clear(&KeeperConfig { id, monitor: owner.monitor, socket, task: KeeperTask::Clear });
+    }
+}
+
 impl Joining {
     /// Puts the guest's names in the place of the host's: those of the namespaces, and of the shares, which are beside the owner's.
     pub fn rewrite(&self, plan: &mut Plan, id: &str) {
-        let place = format!("{SHARES}/{id}");
+        let place = place_of(id);
         for share in &mut plan.shares {
             share.name = format!("{place}/{}", share.name);
         }

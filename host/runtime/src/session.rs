@@ -13,17 +13,16 @@ use agent_protocol::agent::Stdio;
 
 use crate::cgroup::HostCgroup;
 use crate::clock;
-use crate::control::{MonitorConfig, MonitorEvent};
+use crate::control::{KeeperConfig, KeeperTask, MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::joined::Owner;
-use crate::monitor_process::{Inputs, Killer, MonitorProcess};
+use crate::monitor_process::{self, Inputs, Killer, MonitorProcess};
 use crate::network::{self, Interfaces, NetworkError, names};
 use crate::preserved::Preserved;
 use crate::proxy::protocol::ContainerOrder;
 use crate::proxy::{End, oom};
 use crate::rpc::RpcError;
-
 use crate::signals::{Signals, is_request_to_end};
 use crate::state::{self, Status};
 use crate::stdio::{self, Outputs};
@@ -54,8 +53,8 @@ pub struct Session {
     executing: Mutex<()>,
     /// Nothing where the container is to have no network namespace of its own.
     interfaces: Mutex<Option<Interfaces>>,
-    /// The micro-VM is another container's.
-    joined: bool,
+    /// Where the micro-VM is another container's: how to end this one's part in it.
+    joined: Option<KeeperConfig>,
 }
 
 impl Session {
@@ -93,8 +92,10 @@ impl Session {
         trace: Arc<Trace>,
     ) -> Result<Self, SessionError> {
         state::lead_to(state.as_fd(), root, &owner.id).map_err(SessionError::setup("the way to the guest"))?;
-        let keeper = MonitorProcess::spawn_keeper(id, streams, |_| {})?;
-        Ok(Self { joined: true, ..Self::with(id, keeper, state, terminal, trace) })
+        let keeper = MonitorProcess::spawn_keeper(id, streams)?;
+        let (monitor, socket) = (owner.monitor, state::link_in(root, id));
+        let joined = Some(KeeperConfig { id: id.to_string(), monitor, socket, task: KeeperTask::Clear });
+        Ok(Self { joined, ..Self::with(id, keeper, state, terminal, trace) })
     }
 
     fn with(id: &str, monitor: MonitorProcess, state: OwnedFd, terminal: Option<Terminal>, trace: Arc<Trace>) -> Self {
@@ -111,7 +112,7 @@ impl Session {
             clock: OnceLock::new(),
             executing: Mutex::default(),
             interfaces: Mutex::default(),
-            joined: false,
+            joined: None,
         }
     }
 
@@ -152,6 +153,10 @@ impl Session {
 
     /// Has the guest boot. Everything that needs it waits for it by itself.
     pub fn boot(&self, order: &ContainerOrder) -> Result<(), SessionError> {
+        if let Some(keeper) = &self.joined {
+            let config = KeeperConfig { task: KeeperTask::Keep(order.shares.clone()), ..keeper.clone() };
+            return self.monitor.keep(&config).map_err(|error| self.explained(error.into()));
+        }
         let config = MonitorConfig {
             id: self.id.clone(),
             vcpus: order.vcpus,
@@ -159,15 +164,8 @@ impl Session {
             kernel_arguments: order.kernel_arguments.clone(),
             shares: order.shares.clone(),
             cache: order.cache,
-            joins: order.joined.as_ref().map(|owner| owner.monitor),
-            socket: state::link_in(&order.root, &order.id),
         };
-        self.monitor.configure(&config).map_err(|error| self.explained(error.into()))?;
-        if self.joined {
-            // The guest may be told of the shares once they are there.
-            let _ = self.monitor.answer()?;
-        }
-        Ok(())
+        self.monitor.configure(&config).map_err(|error| self.explained(error.into()))
     }
 
     /// Makes the container once `proceed` says so, calls `ready`, and waits for the container's end.
@@ -184,26 +182,30 @@ impl Session {
         match result {
             Ok((end, guest)) => {
                 let begin = now_ns();
-                if !self.joined {
+                if self.joined.is_none() {
                     // Whatever it answers: the monitor is made to end next.
                     let _ = guest.shutdown();
                 }
-                self.monitor.end();
-                self.interfaces().take();
+                self.end_monitor();
                 self.trace.span(Lane::Command, "end guest", begin, now_ns());
                 Ok(end)
             }
             Err(error) => {
                 let error = self.explained(error);
-                if self.joined {
-                    // The guest goes on, but not with this container.
-                    let socket = state::socket_in(self.state.as_fd());
-                    let _ = Guest::reach(&socket, &self.id).map(|guest| guest.signal(libc::SIGKILL as u32, true));
-                }
-                self.monitor.end();
-                self.interfaces().take();
+                self.end_monitor();
                 Err(error)
             }
+        }
+    }
+
+    /// Ends the monitor, or the keeper, which ends the container where the guest goes on for others.
+    fn end_monitor(&self) {
+        self.monitor.end();
+        self.interfaces().take();
+        if let Some(keeper) = self.joined.as_ref().filter(|_| !self.monitor.has_done_its_part())
+            && keeper.monitor.is_alive()
+        {
+            monitor_process::clear(keeper);
         }
     }
 
@@ -220,8 +222,11 @@ impl Session {
         self.trace.now(Lane::Command, "agent connected");
         // Of a micro-VM that is another container's, that one's proxy sets the clock.
         let _clock_follower = match self.joined {
-            true => None,
-            false => Some(clock::follow(guest.clone()).map_err(SessionError::setup("a thread"))?),
+            Some(_) => {
+                self.monitor.tie(guest.clone());
+                None
+            }
+            None => Some(clock::follow(guest.clone()).map_err(SessionError::setup("a thread"))?),
         };
         // The command may be gone: then so is the monitor.
         let state = proceed.recv().map_err(|_| RpcError::Closed)?;
@@ -249,7 +254,7 @@ impl Session {
 
     /// What the namespace has now, and what it gets later.
     fn set_up_network(self: &Arc<Self>) -> Result<(), SessionError> {
-        if self.joined && names::is_answered() {
+        if self.joined.is_some() && names::is_answered() {
             names::start(&state::socket_in(self.state.as_fd()), &self.id)?;
         }
         if self.interfaces().is_none() {
@@ -377,7 +382,7 @@ fn boot_reporter(trace: Arc<Trace>, begin: u64) -> impl FnMut(&MonitorEvent) + S
             MonitorEvent::VmCreated { at_ns } => ("make VM", "VM created", *at_ns),
             MonitorEvent::KernelEntered { at_ns } => ("enter kernel", "kernel entered", *at_ns),
             MonitorEvent::AgentReady { at_ns } => ("boot guest", "agent up", *at_ns),
-            MonitorEvent::Done { .. } | MonitorEvent::Refused { .. } => return,
+            MonitorEvent::Attached | MonitorEvent::Done { .. } | MonitorEvent::Refused { .. } => return,
             MonitorEvent::Failed { .. } | MonitorEvent::Stopped { .. } => {
                 trace.now(Lane::Monitor, "VM ended");
                 return;

@@ -11,6 +11,7 @@ mod lifecycle;
 mod network;
 mod programs;
 mod settings;
+mod shared;
 mod signals;
 mod status;
 mod streams;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Case> {
         filesystem::CASES,
         lifecycle::CASES,
         network::CASES,
+        shared::CASES,
         cgroup::CASES,
         cycles::CASES,
         trace::CASES,

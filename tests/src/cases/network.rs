@@ -278,7 +278,7 @@ fn devices_move(env: &Env) {
 }
 
 /// A bundle that lives in the namespaces of a container's process.
-fn beside(env: &Env, name: &str, created: &Created, kinds: &[&str]) -> Bundle {
+pub(super) fn beside(env: &Env, name: &str, created: &Created, kinds: &[&str]) -> Bundle {
     kinds.iter().fold(env.bundle_named(Root::Busybox, name), |bundle, kind| {
         let file = if *kind == "network" { "net" } else { kind };
         let path = format!("/proc/{}/ns/{file}", created.pid.as_raw_nonzero());
