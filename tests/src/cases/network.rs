@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case] = &[
     any("network::set_up_before_start", 240, before_start),
     any("network::interfaces_come_and_go", 300, come_and_go),
     any("network::namespace_by_path", 240, by_path),
+    any("network::subnet_by_gateway", 240, subnet_by_gateway),
     any("network::names", 240, names),
     any("network::many_bytes", 300, many_bytes),
     ours("network::devices_move", 180, devices_move),
@@ -179,6 +180,35 @@ fn by_path(env: &Env) {
     place.run(&["busybox", "ping", "-c", "1", "-W", "20", "10.90.0.1"]);
     let links = place.run(&["ip", "-o", "link"]);
     assert_eq!(links.lines().count(), 2, "{links}");
+}
+
+/// As CNI's `ptp` leaves it: even the neighbours of the subnet are reached by way of the gateway.
+fn subnet_by_gateway(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &pair(&world, "w0", "eth0", "10.90.0"));
+    for command in [
+        "route del 10.90.0.0/24 dev eth0",
+        "route add 10.90.0.1 dev eth0 scope link src 10.90.0.2",
+        "route add 10.90.0.0/24 via 10.90.0.1 src 10.90.0.2",
+    ] {
+        place.run(&[&["ip"], command.split(' ').collect::<Vec<_>>().as_slice()].concat());
+    }
+    let path: Value = json!({ "type": "network", "path": place.path() });
+    let bundle = networked(env, Root::Busybox)
+        .without_namespace("network")
+        .namespace(path)
+        .script("ip route | sort | tr -s ' '; ping -c 1 -W 20 10.90.0.1 >/dev/null && echo answered");
+    let outcome = env.run(&bundle);
+    let lines: Vec<&str> = outcome.stdout.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        [
+            "10.90.0.0/24 via 10.90.0.1 dev eth0 src 10.90.0.2",
+            "10.90.0.1 dev eth0 scope link src 10.90.0.2",
+            "answered"
+        ],
+        "{outcome:?}"
+    );
 }
 
 /// Answers every question with 10.1.2.3, by UDP and by TCP.

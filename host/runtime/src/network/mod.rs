@@ -9,6 +9,7 @@ pub(crate) mod names;
 mod netlink;
 mod redirect;
 mod scan;
+mod subnets;
 mod sys;
 mod tap;
 mod watch;

@@ -13,6 +13,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
+use super::subnets::Subnets;
 use super::{NetworkError, tap};
 
 /// An interface that the guest is to have.
@@ -60,13 +61,18 @@ pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
             link.interface.addresses.push(address);
         }
     }
+    let mut subnets = Subnets::default();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         for message in ask(netlink, "routes", RouteNetlinkMessage::GetRoute(request))? {
             let RouteNetlinkMessage::NewRoute(route) = message else { continue };
+            subnets.take(&route);
             found.routes.extend(route_of(&route, &found.links));
         }
+    }
+    for link in &mut found.links {
+        subnets.leave_out(link);
     }
     // A gateway is reached by a route that is there before.
     found.routes.sort_by_key(|route| (!route.gateway.is_empty(), route.prefix_length == 0));
