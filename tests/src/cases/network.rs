@@ -130,6 +130,16 @@ fn come_and_go(env: &Env) {
     on_host(pid, &pair(&world, "w1", "eth1", "10.91.0"));
     wait_until("eth1", || links() == "eth0 eth1 10.90.0.2/ 10.91.0.2/");
     created.call(&["exec", &created.bundle.id, "ping", "-c", "1", "-W", "20", "10.91.0.1"]).ok();
+    // A neighbour, and nothing else.
+    let neighbour = || created.call(&["exec", &created.bundle.id, "ip", "neigh"]).ok().contains("10.91.0.9 ");
+    let change = |verb: &str| {
+        let neighbour = "10.91.0.9 lladdr 02:00:00:00:00:09 dev eth1 nud permanent";
+        on_host(pid, &format!("nsenter -t $pid -n ip neigh {verb} {neighbour}"));
+    };
+    change("add");
+    wait_until("the neighbour", neighbour);
+    change("del");
+    wait_until("the neighbour to leave", || !neighbour());
     world.run(&["ip", "link", "del", "w0"]);
     wait_until("eth0 to leave", || links() == "eth1 10.91.0.2/");
     // Its place can be taken again.
