@@ -17,6 +17,7 @@ pub(super) const CASES: &[Case] = &[
     any("network::interfaces_come_and_go", 300, come_and_go),
     any("network::namespace_by_path", 240, by_path),
     any("network::subnet_by_gateway", 240, subnet_by_gateway),
+    any("network::multicast_groups", 240, multicast_groups),
     any("network::names", 240, names),
     any("network::many_bytes", 300, many_bytes),
     ours("network::devices_move", 180, devices_move),
@@ -219,6 +220,50 @@ fn subnet_by_gateway(env: &Env) {
         ],
         "{outcome:?}"
     );
+}
+
+/// Commands for a shell on the host: `eth0` in the namespace of process `$pid` is an interface of this kind on one of the world's, whose
+/// other end is `w0`.
+fn on_a_pair(world: &World, kind: &str) -> String {
+    let world = world.pid();
+    format!(
+        "set -e
+        n() {{ nsenter -t \"$1\" -n ip ${{2}}; }}
+        n {world} 'link add w0 type veth peer name w1'; n {world} 'link set w0 up'; n {world} 'link set w1 up'
+        n {world} 'link add link w1 name eth0 netns '\"$pid type {kind}\"
+        n {world} 'addr add 10.90.0.1/24 dev w0'
+        n $pid 'addr add 10.90.0.2/24 brd 10.90.0.255 dev eth0'; n $pid 'link set eth0 up'"
+    )
+}
+
+/// Sends to a group again and again.
+const TO_GROUP: &str = r"
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton('10.90.0.1'))
+while True:
+    s.sendto(b'to all', ('239.1.2.3', 9999)); time.sleep(.2)
+";
+
+/// Joins the group, and takes one message.
+const FROM_GROUP: &str = r"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(60); s.bind(('', 9999))
+s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton('239.1.2.3') + socket.inet_aton('10.90.0.2'))
+print(s.recv(100).decode())
+";
+
+fn multicast_groups(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &on_a_pair(&world, "macvlan mode bridge"));
+    let _sender = world.start(&["python3", "-c", TO_GROUP]);
+    let path: Value = json!({ "type": "network", "path": place.path() });
+    let bundle =
+        networked(env, Root::Debian).without_namespace("network").namespace(path).args(&["python3", "-c", FROM_GROUP]);
+    assert_eq!(env.run(&bundle).ok(), "to all");
+    // The host's interface is as it was.
+    let links = place.run(&["ip", "-d", "link", "show", "eth0"]);
+    assert!(!links.contains("allmulti") || links.contains("allmulti 0"), "{links}");
 }
 
 /// Answers every question with 10.1.2.3, by UDP and by TCP.

@@ -6,6 +6,7 @@ mod changes;
 pub mod devices;
 mod error;
 pub mod interfaces;
+mod multicast;
 pub(crate) mod names;
 mod netlink;
 mod redirect;

@@ -23,6 +23,8 @@ pub struct Link {
     pub index: u32,
     /// All but its window.
     pub interface: NetworkInterface,
+    /// It passes on only the multicast groups that somebody has asked for. The other end of a pair takes all.
+    pub chooses_groups: bool,
 }
 
 /// A network namespace.
@@ -130,7 +132,8 @@ fn shown(link: &LinkMessage) -> Option<Link> {
     }
     let switch = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name));
     interface.ipv6_disabled = switch.map_or(true, |text| text.trim() != "0");
-    (interface.mac.len() == 6).then_some(Link { index: link.header.index, interface })
+    let chooses_groups = kind(link) != Some(&InfoKind::Veth);
+    (interface.mac.len() == 6).then_some(Link { index: link.header.index, interface, chooses_groups })
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -263,6 +266,8 @@ mod tests {
     fn links_that_carry_frames_are_shown() {
         let veth = shown(&of_kind(InfoKind::Veth)).unwrap();
         assert_eq!((veth.index, veth.interface.name.as_str(), veth.interface.mtu), (3, "sandbox0", 1400));
+        assert!(!veth.chooses_groups && shown(&of_kind(InfoKind::MacVlan)).unwrap().chooses_groups);
+        assert!(shown(&link(LinkFlags::Up, vec![])).unwrap().chooses_groups);
         assert!(!is_tap(&of_kind(InfoKind::Veth)));
         assert!(is_tap(&of_kind(InfoKind::Tun)));
         for hidden in [

@@ -94,7 +94,7 @@ mod tests {
             NetworkAddress { address, prefix_length: *prefix_length, ..Default::default() }
         });
         let interface = NetworkInterface { addresses: addresses.collect(), ..Default::default() };
-        let mut link = Link { index: 3, interface };
+        let mut link = Link { index: 3, interface, chooses_groups: false };
         subnets.leave_out(&mut link);
         link.interface.addresses.iter().map(|address| address.no_prefix_route).collect()
     }
