@@ -18,6 +18,8 @@ pub(super) const CASES: &[Case] = &[
     any("network::namespace_by_path", 240, by_path),
     any("network::subnet_by_gateway", 240, subnet_by_gateway),
     any("network::multicast_groups", 240, multicast_groups),
+    any("network::ipvlan_layer_3", 240, ipvlan_layer_3),
+    ours("network::ipvlan_refused", 120, ipvlan_refused),
     any("network::names", 240, names),
     any("network::many_bytes", 300, many_bytes),
     ours("network::devices_move", 180, devices_move),
@@ -264,6 +266,43 @@ fn multicast_groups(env: &Env) {
     // The host's interface is as it was.
     let links = place.run(&["ip", "-d", "link", "show", "eth0"]);
     assert!(!links.contains("allmulti") || links.contains("allmulti 0"), "{links}");
+}
+
+/// No ARP, and the routes of the namespace that has the other interface.
+fn ipvlan_layer_3(env: &Env) {
+    let (world, router, place) = (World::new(), World::new(), World::new());
+    let script = format!(
+        "set -e
+        n() {{ nsenter -t \"$1\" -n ip ${{2}}; }}
+        n {world} 'link add w0 type veth peer name w1 netns {router}'
+        n {world} 'addr add 10.90.0.1/24 dev w0'; n {world} 'link set w0 up'; n {world} 'route add 10.91.0.0/24 via 10.90.0.2'
+        n {router} 'addr add 10.90.0.2/24 dev w1'; n {router} 'link set w1 up'
+        n {router} 'link add link w1 name eth0 netns '\"$pid type ipvlan mode l3\"
+        n $pid 'addr add 10.91.0.2/24 dev eth0'; n $pid 'link set eth0 up'; n $pid 'route add default dev eth0'",
+        world = world.pid(),
+        router = router.pid(),
+    );
+    on_host(place.pid(), &script);
+    let path: Value = json!({ "type": "network", "path": place.path() });
+    let bundle = networked(env, Root::Busybox).without_namespace("network").namespace(path).script(
+        "ip link show eth0 | grep -o NOARP; ping -c 1 -W 20 10.90.0.1 >/dev/null && echo answered; nc -l -p 80 -e cat",
+    );
+    let created = Created::new(env, bundle);
+    created.call(&["start", &created.bundle.id]).ok();
+    created.wait_for_output("answered");
+    assert_eq!(created.output().trim(), "NOARP\nanswered");
+    let echo = "for i in $(seq 60); do echo hello | busybox nc -w 20 10.91.0.2 80 && exit; sleep 1; done; exit 1";
+    assert_eq!(world.run(&["sh", "-c", echo]).trim(), "hello");
+}
+
+fn ipvlan_refused(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &on_a_pair(&world, "ipvlan mode l3s"));
+    let path: Value = json!({ "type": "network", "path": place.path() });
+    let bundle = networked(env, Root::Busybox).without_namespace("network").namespace(path).script("true");
+    let refused = env.run(&bundle);
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(refused.stderr.contains("\"eth0\" is an ipvlan in L3S mode"), "{refused:?}");
 }
 
 /// Answers every question with 10.1.2.3, by UDP and by TCP.
