@@ -24,6 +24,7 @@ pub(super) const CASES: &[Case] = &[
     any("network::many_bytes", 300, many_bytes),
     ours("network::devices_move", 180, devices_move),
     any("network::shared_namespaces", 300, shared_namespaces),
+    any("network::made_at_once", 300, made_at_once),
 ];
 
 const FILE_BYTES: usize = 3 << 20;
@@ -435,5 +436,25 @@ fn shared_namespaces(env: &Env) {
         first.call(&["kill", &first.bundle.id, "KILL"]).ok();
         let ended = || fourth.call(&["state", &fourth.bundle.id]).stdout.contains("\"stopped\"");
         wait_until("the end of the fourth", ended);
+    }
+}
+
+/// Two containers in a namespace that was there before, which do not wait for each other.
+fn made_at_once(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &pair(&world, "w0", "eth0", "10.90.0"));
+    let make = |name: &str| {
+        let path: Value = json!({ "type": "network", "path": place.path() });
+        let bundle = env.bundle_named(Root::Busybox, name).without_namespace("network").namespace(path);
+        Created::new(env, bundle.script("ip -4 addr show eth0 | grep -o 10.90.0.2/24; exec sleep 1000"))
+    };
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| make("one"));
+        let other = make("other");
+        (one.join().expect("the first"), other)
+    });
+    for container in [&one, &other] {
+        container.call(&["start", &container.bundle.id]).ok();
+        container.wait_for_output("10.90.0.2/24");
     }
 }
