@@ -43,6 +43,7 @@ fn loopback() -> Network {
         mac: [0; 6],
         mtu: 9000,
         ipv6_disabled: false,
+        no_arp: false,
         addresses: vec![address("10.0.0.2", 24), address("fd00::2", 64)],
     };
     Network {

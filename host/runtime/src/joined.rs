@@ -1,6 +1,8 @@
 //! Containers that share a namespace live in one micro-VM: `docker run --network container:X`, the containers of a Kubernetes pod. This finds
 //! out whose namespaces a configuration names, and rewrites it for the guest.
 
+mod turn;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use crate::monitor_process;
 use crate::process_id::ProcessId;
 use crate::share::Plan;
 use crate::state::{self, Record, Status};
+
+pub use turn::Turn;
 
 /// Shares of containers that joined are below this one.
 const SHARES: &str = "joined";

@@ -18,7 +18,7 @@ use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::joined::Owner;
 use crate::monitor_process::{self, Inputs, Killer, MonitorProcess};
-use crate::network::{self, Interfaces, NetworkError, names};
+use crate::network::{self, Interfaces, Look, NetworkError, names};
 use crate::preserved::Preserved;
 use crate::proxy::protocol::ContainerOrder;
 use crate::proxy::{End, oom};
@@ -262,14 +262,20 @@ impl Session {
         }
         let begin = now_ns();
         let session = Arc::downgrade(self);
-        let follow = move || {
-            let Some(session) = session.upgrade() else { return false };
+        let look = move || {
+            let Some(session) = session.upgrade() else { return Look::Over };
             let followed = session.follow_network();
-            followed.unwrap_or_else(|error| log::warn!("{error}"));
-            session.signalled.guest().is_some()
+            match (followed, session.signalled.guest()) {
+                (_, None) => Look::Over,
+                (Ok(()), Some(_)) => Look::Done,
+                (Err(error), Some(_)) => {
+                    log::warn!("{error}");
+                    Look::Failed
+                }
+            }
         };
         // Before the first look, so that nothing is missed between the two.
-        network::watch(follow).map_err(SessionError::setup("what follows the network"))?;
+        network::watch(look).map_err(SessionError::setup("what follows the network"))?;
         self.follow_network()?;
         self.trace.span(Lane::Command, "set up network", begin, now_ns());
         Ok(())

@@ -9,7 +9,7 @@ use super::{CommandError, rlimits};
 use crate::bundle::Bundle;
 use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
-use crate::joined;
+use crate::joined::{self, Turn};
 use crate::machine::Machine;
 use crate::network::devices;
 use crate::proxy::protocol::{ContainerOrder, Network, Size};
@@ -26,6 +26,8 @@ pub(super) struct Prepared {
     pub order: ContainerOrder,
     /// createContainer hooks that are programs of the host.
     pub hooks: Vec<Hook>,
+    /// Held until others can see that the container lives in its network namespace.
+    pub turn: Option<Turn>,
 }
 
 /// Reads and checks a bundle.
@@ -33,10 +35,11 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     let settings = &options.settings;
     let bundle = Bundle::load_with(&options.bundle, settings)?;
     let machine = Machine::configured(&bundle.spec, settings)?;
-    let hosts = match Network::of(&bundle.spec) {
+    let network = Network::of(&bundle.spec);
+    let hosts = match &network {
         // Where a daemon asks for no network namespace it means the host's; bundles of others may do without a network.
         Network::Host => joined::is_of_a_daemon(&options.root),
-        Network::Path(path) => joined::is_hosts_network(&path),
+        Network::Path(path) => joined::is_hosts_network(path),
         Network::New => false,
     };
     if hosts {
@@ -45,7 +48,13 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     let mut plan = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
     leave_network(&mut plan.spec);
     let root = std::path::absolute(&options.root).unwrap_or_else(|_| options.root.clone());
+    let turn = match &network {
+        Network::Path(path) => Turn::at(path),
+        Network::Host | Network::New => None,
+    };
     let joining = joined::find(&bundle.spec, &root)?;
+    // One that joins another makes nothing in the namespace.
+    let turn = turn.filter(|_| joining.is_none());
     if let Some(joining) = &joining {
         joining.rewrite(&mut plan, id.as_str());
     }
@@ -62,7 +71,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     };
     let order = ContainerOrder {
         id: id.to_string(),
-        network: Network::of(&bundle.spec),
+        network,
         network_devices: devices::of(&bundle.spec),
         vcpus: machine.vcpus,
         memory_mib: machine.memory_mib,
@@ -90,7 +99,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         order.kernel.display(),
         order.initramfs.display()
     );
-    Ok(Prepared { bundle, machine, order, hooks })
+    Ok(Prepared { bundle, machine, order, hooks, turn })
 }
 
 /// Leaves the guest the hooks that it is to run. Gives the createContainer hooks that are programs of the host.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use agent_protocol::MAX_INTERFACES;
 use agent_protocol::agent::{NetworkInterface, UpdateNetworkRequest};
 
+use super::multicast::AllGroups;
 use super::netlink::Netlink;
 use super::scan::{Link, Namespace, scan};
 use super::tap::Tap;
@@ -24,6 +25,8 @@ struct Plugged {
     mac: Vec<u8>,
     /// The tap's in the monitor.
     window: u32,
+    /// Where the interface would pass on only the multicast groups of the host's stack.
+    _all_groups: Option<AllGroups>,
 }
 
 /// What of a network namespace the guest has by now.
@@ -112,7 +115,12 @@ impl Interfaces {
         };
         // The interface works without a guest again.
         let window = plugged.inspect_err(|_| redirect::stop(&mut self.netlink, link.index))?;
-        self.plugged.push(Plugged { index: link.index, tap: tap.index, mac: mac.clone(), window });
+        let all_groups = link.chooses_groups.then(|| AllGroups::of(link.index)).transpose().unwrap_or_else(|error| {
+            log::warn!("network interface {name:?} passes on only the multicast groups of the host: {error}");
+            None
+        });
+        let plugged = Plugged { index: link.index, tap: tap.index, mac: mac.clone(), window, _all_groups: all_groups };
+        self.plugged.push(plugged);
         Ok(())
     }
 

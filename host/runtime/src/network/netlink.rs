@@ -118,40 +118,6 @@ fn parse(mut datagram: &[u8]) -> Vec<Answer> {
     answers
 }
 
-/// Tells of every change of links, addresses and routes in a network namespace.
-#[derive(Debug)]
-pub struct Changes(Socket);
-
-/// linux/rtnetlink.h: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
-const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
-
-impl Changes {
-    /// Begins to listen.
-    pub fn new() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, GROUPS))?;
-        Ok(Self(socket))
-    }
-
-    /// Waits for a change, and takes all that have come by then for one. What they are is for a new look to find out.
-    pub fn wait(&self) -> io::Result<()> {
-        let mut buffer = Vec::with_capacity(1);
-        let mut flags = libc::MSG_TRUNC;
-        loop {
-            match self.0.recv(&mut &mut buffer, flags) {
-                // So many that some were lost: changes all the same.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-                Ok(_) => {}
-            }
-            buffer.clear();
-            flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use netlink_packet_route::link::LinkMessage;
