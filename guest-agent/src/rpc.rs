@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use agent_protocol::agent::{
-    AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
-    GuestStatus, ListProcessesResponse, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
-    StartContainerResponse, StatsResponse, UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest,
-    WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
+    AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
+    ExecProcessRequest, ExecProcessResponse, GuestStatus, ListProcessesResponse, ResizeTerminalRequest,
+    SignalProcessRequest, StartContainerRequest, StartContainerResponse, StatsResponse, UpdateContainerRequest,
+    UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
 };
 use agent_protocol::agent_ttrpc;
 use async_trait::async_trait;

@@ -127,6 +127,8 @@ pub enum MonitorOrder {
         /// Which.
         window: u32,
     },
+    /// What the guest's console shows is asked for; answered by [`MonitorEvent::Console`].
+    Console,
 }
 
 /// What a monitor reports. Times are nanoseconds of the host's CLOCK_MONOTONIC.
@@ -162,6 +164,11 @@ pub enum MonitorEvent {
     Refused {
         /// One sentence.
         message: String,
+    },
+    /// The last lines of the guest's console, as they were asked for.
+    Console {
+        /// Oldest first.
+        lines: Vec<String>,
     },
     /// A keeper's shares are there.
     Attached,

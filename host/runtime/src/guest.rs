@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_protocol::agent::{
-    AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
-    ListProcessesResponse, ProcessInfo, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
-    StartContainerResponse, StatsResponse, Stdio, TerminalSize, UpdateContainerRequest, UpdateNetworkRequest,
-    WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
+    AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
+    ExecProcessRequest, ExecProcessResponse, ListProcessesResponse, ProcessInfo, ResizeTerminalRequest,
+    SignalProcessRequest, StartContainerRequest, StartContainerResponse, StatsResponse, Stdio, TerminalSize,
+    UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest,
+    WaitProcessResponse,
 };
 use agent_protocol::{AGENT_PORT, STDIO_PORT};
 use protobuf::MessageField;

@@ -106,6 +106,14 @@ pub enum MonitorError {
         /// The last lines of the guest's console.
         console: Vec<String>,
     },
+    /// The guest does not answer, and nobody knows why.
+    #[error("{sentence}{}", Console(.console))]
+    Unresponsive {
+        /// What it did not do.
+        sentence: String,
+        /// The last lines of the guest's console.
+        console: Vec<String>,
+    },
     /// It does not do what it is told.
     #[error("the {role} of container {id:?} does not answer: {}", Plain(.source))]
     Silent {
@@ -159,6 +167,8 @@ struct Fate {
     end: Option<End>,
     /// To the order that was given last: the window, or why not.
     answer: Option<Result<u32, String>>,
+    /// To the order that asked for the guest's console.
+    console: Vec<String>,
     /// A keeper's shares are there.
     attached: bool,
     /// Ends when the process does.
@@ -416,6 +426,13 @@ impl MonitorProcess {
         })
     }
 
+    /// Adds what the guest's console shows to the sentence that says what the guest has not done in time.
+    pub fn unresponsive(&self, sentence: String) -> MonitorError {
+        let asked = self.killer.role == Role::Monitor && matches!(self.order(&MonitorOrder::Console, &[]), Ok(Ok(_)));
+        let console = if asked { std::mem::take(&mut self.shared.fate().console) } else { Vec::new() };
+        MonitorError::Unresponsive { sentence, console }
+    }
+
     /// Lets the monitor end by itself, or makes it.
     pub fn end(&self) {
         let _ = self.control.shutdown(Shutdown::Both);
@@ -464,6 +481,10 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
             }
             MonitorEvent::Done { window } => {
                 shared.change(|fate| fate.answer = Some(Ok(window)));
+                continue;
+            }
+            MonitorEvent::Console { lines } => {
+                shared.change(|fate| (fate.console, fate.answer) = (lines, Some(Ok(0))));
                 continue;
             }
             MonitorEvent::Refused { message } => {

@@ -372,7 +372,7 @@ impl Session {
             }
             SessionError::Guest(
                 GuestError::Rpc(RpcError::Timeout { .. }) | GuestError::Connect(ConnectError::Timeout(_)),
-            ) => self.monitor.verdict(),
+            ) => self.monitor.verdict().or_else(|| Some(self.monitor.unresponsive(error.to_string()))),
             _ => None,
         };
         better.map_or(error, SessionError::Monitor)
@@ -388,7 +388,10 @@ fn boot_reporter(trace: Arc<Trace>, begin: u64) -> impl FnMut(&MonitorEvent) + S
             MonitorEvent::VmCreated { at_ns } => ("make VM", "VM created", *at_ns),
             MonitorEvent::KernelEntered { at_ns } => ("enter kernel", "kernel entered", *at_ns),
             MonitorEvent::AgentReady { at_ns } => ("boot guest", "agent up", *at_ns),
-            MonitorEvent::Attached | MonitorEvent::Done { .. } | MonitorEvent::Refused { .. } => return,
+            MonitorEvent::Attached
+            | MonitorEvent::Done { .. }
+            | MonitorEvent::Refused { .. }
+            | MonitorEvent::Console { .. } => return,
             MonitorEvent::Failed { .. } | MonitorEvent::Stopped { .. } => {
                 trace.now(Lane::Monitor, "VM ended");
                 return;

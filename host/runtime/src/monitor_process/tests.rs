@@ -59,6 +59,17 @@ fn orders_are_answered() {
 }
 
 #[test]
+fn a_guest_that_does_not_answer_is_shown() {
+    let script = r#"read line <&3; case "$line" in *'"order":"console"'*) ;; *) exit 1;; esac
+        echo '{"event":"console","lines":["rcu: stall"]}' >&3; read line <&3"#;
+    let (monitor, _events) = monitor(script);
+    let text = monitor.unresponsive("the guest did not start".to_string()).to_string();
+    assert_eq!(text, "the guest did not start; the last lines of its console:\n  rcu: stall");
+    monitor.end();
+    assert_eq!(monitor.unresponsive("it is gone".to_string()).to_string(), "it is gone");
+}
+
+#[test]
 fn its_own_sentence_is_the_reason() {
     let (monitor, _events) = monitor(r#"echo '{"event":"failed","message":"no \u001bmemory"}' >&3; exit 1"#);
     assert_eq!(monitor.why_gone().unwrap().to_string(), "no  memory");
