@@ -7,7 +7,7 @@ use agent_protocol::agent::{
     AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
     ExecProcessRequest, ExecProcessResponse, GuestStatus, ListProcessesResponse, ResizeTerminalRequest,
     SignalProcessRequest, StartContainerRequest, StartContainerResponse, StatsResponse, UpdateContainerRequest,
-    UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
+    UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse, WaitReadyResponse,
 };
 use agent_protocol::agent_ttrpc;
 use async_trait::async_trait;
@@ -72,7 +72,7 @@ impl agent_ttrpc::Agent for Service {
     ) -> ttrpc::Result<StartContainerResponse> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         whole(async move {
-            let executed_ns = container.start().await?;
+            let executed_ns = container.start(request.notify).await?;
             Ok(StartContainerResponse { executed_ns, ..Default::default() })
         })
         .await
@@ -140,6 +140,12 @@ impl agent_ttrpc::Agent for Service {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         container.resume().map_err(status)?;
         Ok(Empty::default())
+    }
+
+    async fn wait_ready(&self, _ctx: &TtrpcContext, request: ContainerRequest) -> ttrpc::Result<WaitReadyResponse> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let line = container.ready().await.unwrap_or_default();
+        Ok(WaitReadyResponse { line, ..Default::default() })
     }
 
     async fn update_container(&self, _ctx: &TtrpcContext, request: UpdateContainerRequest) -> ttrpc::Result<Empty> {

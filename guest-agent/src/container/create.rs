@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use agent_protocol::CONTAINERS_DIR;
-use agent_protocol::agent::{CreateContainerRequest, Stdio};
+use agent_protocol::agent::{CreateContainerRequest, HostSockets, Stdio};
+use agent_protocol::{CONTAINERS_DIR, NOTIFY_DIR};
 use rustix::fs::Uid;
 use rustix::mount::MountFlags;
 use tokio::sync::oneshot;
@@ -22,8 +22,10 @@ use super::{Container, Error, identity, step, sync};
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
 use crate::mounts::Prepared;
+use crate::notify::Notify;
 use crate::process::keyring::Keyring;
 use crate::reaper::Exit;
+use crate::sockets::{self, Sockets};
 use crate::spec::Plan;
 use crate::{stdio, sys};
 
@@ -42,8 +44,12 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
     let keyring = if request.no_new_keyring { None } else { keyring(&request.container_id, &plan) };
     let id = request.container_id;
     let stdio = request.stdio.into_option().unwrap_or_default();
+    let sockets = request.sockets.into_option().unwrap_or_default();
     agent.containers.reserve(&id)?;
-    let result = build(agent, &id, plan, keyring, &stdio, state).await;
+    let result = match Places::make(agent, &id, &sockets, request.notify).await {
+        Ok(places) => build(agent, &id, plan, keyring, &stdio, (state, places)).await,
+        Err(error) => Err(error),
+    };
     match result {
         Ok((container, mounted_ns)) => {
             let pid = container.first.pid().as_raw_pid();
@@ -78,6 +84,7 @@ pub fn check_request(request: &CreateContainerRequest) -> Result<(Plan, State), 
     let plan = Plan::new(&request.spec_json)?;
     let state = State::new(&request.state_json).map_err(Error::State)?;
     ends::check(request.stdio.as_ref().unwrap_or_default(), plan.process.terminal())?;
+    sockets::check(request.sockets.as_ref().unwrap_or_default())?;
     Ok((plan, state))
 }
 
@@ -90,13 +97,27 @@ pub fn check_id(id: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the container's bind mounts need that is the agent's own. Gone with this.
+struct Places {
+    sockets: Option<Sockets>,
+    notify: Option<Arc<Notify>>,
+}
+
+impl Places {
+    async fn make(agent: &Agent, id: &str, sockets: &HostSockets, notify: bool) -> Result<Places, Error> {
+        let notify = notify.then(|| Notify::make(id).map(Arc::new)).transpose();
+        let notify = notify.map_err(step(format!("make a directory in {NOTIFY_DIR}")))?;
+        Ok(Places { sockets: Sockets::open(agent, id, sockets).await?, notify })
+    }
+}
+
 async fn build(
     agent: &Arc<Agent>,
     id: &str,
     plan: Plan,
     keyring: Option<Keyring>,
     stdio: &Stdio,
-    state: State,
+    (state, places): (State, Places),
 ) -> Result<(Arc<Container>, u64), Error> {
     let streams = Streams::claim(agent, stdio).await?;
     let sources = plan.mounts.iter().filter(|m| m.options.bind || m.fs_type == "bind").map(|m| m.source.as_path());
@@ -143,6 +164,8 @@ async fn build(
         keyring,
         network: Mutex::default(),
         channel,
+        sockets: Mutex::new(places.sockets.map(|sockets| sockets.serve(agent.clone()))),
+        notify: Mutex::new(places.notify),
     });
     tokio::spawn(supervise(agent.clone(), container.clone(), exit, flushed, report));
     Ok((container, mounted_ns))
@@ -227,7 +250,8 @@ async fn supervise(
     let oom_kills = container.cgroup.oom_killed();
     container.cgroup.emptied().await;
     container.cgroup.remove();
-    container.close();
+    // Nobody is left who could send more.
+    container.close().await;
     agent.containers.forget_files(&agent, &container.plan);
     report.ended(End { exit, oom_kills });
 }

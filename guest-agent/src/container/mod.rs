@@ -37,7 +37,9 @@ pub use process::Process;
 
 use crate::cgroup::Cgroup;
 use crate::network::Established;
+use crate::notify::Notify;
 use crate::process::keyring::Keyring;
+use crate::sockets::Serving;
 use crate::spec::Plan;
 use crate::sys;
 use error::step;
@@ -56,11 +58,19 @@ pub struct Container {
     network: Mutex<Established>,
     /// Taken by Start.
     channel: Mutex<Option<Channel>>,
+    /// Those of the host's that it has.
+    sockets: Mutex<Option<Serving>>,
+    /// Where it says that it is ready.
+    notify: Mutex<Option<Arc<Notify>>>,
 }
 
 impl Container {
-    /// Lets the prepared process execute; gives the time when it had.
-    pub async fn start(&self) -> Result<u64, Error> {
+    /// Lets the prepared process execute; gives the time when it had. With `notify` it can say when it is ready.
+    pub async fn start(&self, notify: bool) -> Result<u64, Error> {
+        if notify {
+            let place = self.notify().ok_or(Error::NoNotify)?;
+            place.open().map_err(step("make the socket for sd_notify"))?;
+        }
         let not_created = |state| Error::NotCreated { id: self.id.clone(), state };
         let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         let channel = channel.ok_or_else(|| not_created("was started before"))?;
@@ -68,6 +78,15 @@ impl Container {
             return Err(not_created("has ended"));
         }
         execute(&channel).await?.ok_or_else(|| not_created("has ended"))
+    }
+
+    /// Waits until the container has said that it is ready, or has ended: what it said.
+    pub async fn ready(&self) -> Option<Vec<u8>> {
+        self.notify()?.ready(self.exited()).await
+    }
+
+    fn notify(&self) -> Option<Arc<Notify>> {
+        self.notify.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The first process, or the exec'd one with this id.
@@ -152,9 +171,14 @@ impl Container {
     }
 
     /// Closes what nobody needs after the end.
-    fn close(&self) {
+    async fn close(&self) {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.first.set_master(None);
+        self.notify.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sockets) = sockets {
+            sockets.finish().await;
+        }
     }
 }
 

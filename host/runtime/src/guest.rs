@@ -10,7 +10,7 @@ use agent_protocol::agent::{
     ExecProcessRequest, ExecProcessResponse, ListProcessesResponse, ProcessInfo, ResizeTerminalRequest,
     SignalProcessRequest, StartContainerRequest, StartContainerResponse, StatsResponse, Stdio, TerminalSize,
     UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest,
-    WaitProcessResponse,
+    WaitProcessResponse, WaitReadyResponse,
 };
 use agent_protocol::{AGENT_PORT, STDIO_PORT};
 use protobuf::MessageField;
@@ -139,27 +139,14 @@ impl Guest {
     }
 
     /// Prepares the container.
-    pub fn create(
-        &self,
-        spec_json: Vec<u8>,
-        stdio: Stdio,
-        state_json: Vec<u8>,
-        no_new_keyring: bool,
-    ) -> Result<CreateContainerResponse, RpcError> {
-        let request = CreateContainerRequest {
-            container_id: self.id.clone(),
-            spec_json,
-            stdio: MessageField::some(stdio),
-            state_json,
-            no_new_keyring,
-            ..Default::default()
-        };
+    pub fn create(&self, request: CreateContainerRequest) -> Result<CreateContainerResponse, RpcError> {
+        let request = CreateContainerRequest { container_id: self.id.clone(), ..request };
         self.rpc.call("CreateContainer", &request, Some(CALL_TIMEOUT))
     }
 
-    /// Executes the prepared process.
-    pub fn start(&self) -> Result<StartContainerResponse, RpcError> {
-        let request = StartContainerRequest { container_id: self.id.clone(), ..Default::default() };
+    /// Executes the prepared process. With `notify` it can say when it is ready.
+    pub fn start(&self, notify: bool) -> Result<StartContainerResponse, RpcError> {
+        let request = StartContainerRequest { container_id: self.id.clone(), notify, ..Default::default() };
         self.rpc.call("StartContainer", &request, Some(CALL_TIMEOUT))
     }
 
@@ -250,6 +237,11 @@ impl Guest {
     pub fn processes(&self) -> Result<Vec<ProcessInfo>, RpcError> {
         let list: ListProcessesResponse = self.rpc.call("ListProcesses", &self.container(), Some(FREEZE_TIMEOUT))?;
         Ok(list.processes)
+    }
+
+    /// Waits until the container has said that it is ready, or has ended: what it said, or nothing.
+    pub fn wait_ready(&self) -> Result<Vec<u8>, RpcError> {
+        self.rpc.call("WaitReady", &self.container(), None).map(|ready: WaitReadyResponse| ready.line)
     }
 
     /// Waits until the guest's OOM killer has ended more than `seen` of the container's processes, or the container has ended.

@@ -4,12 +4,13 @@ mod error;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use agent_protocol::agent::Stdio;
+use agent_protocol::agent::{CreateContainerRequest, Stdio};
+use protobuf::MessageField;
 
 use crate::cgroup::HostCgroup;
 use crate::clock;
@@ -24,6 +25,7 @@ use crate::proxy::protocol::ContainerOrder;
 use crate::proxy::{End, oom};
 use crate::rpc::RpcError;
 use crate::signals::{Signals, is_request_to_end};
+use crate::sockets::{self, Carrying};
 use crate::state::{self, Status};
 use crate::stdio::{self, Outputs};
 use crate::sys::{Streams, now_ns};
@@ -53,6 +55,10 @@ pub struct Session {
     executing: Mutex<()>,
     /// Nothing where the container is to have no network namespace of its own.
     interfaces: Mutex<Option<Interfaces>>,
+    /// What carries its connections to the host's sockets.
+    sockets: OnceLock<Carrying>,
+    /// The container says when it is ready.
+    notify: AtomicBool,
     /// Where the micro-VM is another container's: how to end this one's part in it.
     joined: Option<KeeperConfig>,
 }
@@ -112,6 +118,8 @@ impl Session {
             clock: OnceLock::new(),
             executing: Mutex::default(),
             interfaces: Mutex::default(),
+            sockets: OnceLock::new(),
+            notify: AtomicBool::new(false),
             joined: None,
         }
     }
@@ -182,6 +190,9 @@ impl Session {
         match result {
             Ok((end, guest)) => {
                 let begin = now_ns();
+                if let Some(sockets) = self.sockets.get() {
+                    sockets.finish();
+                }
                 if self.joined.is_none() {
                     // Whatever it answers: the monitor is made to end next.
                     let _ = guest.shutdown();
@@ -218,6 +229,12 @@ impl Session {
     ) -> Result<(End, Arc<Guest>), SessionError> {
         let socket = state::socket_in(self.state.as_fd());
         let (mut stdio, outputs) = self.start_stdio(socket.clone(), preserved)?;
+        let started = sockets::start(&socket, order.sockets).map_err(SessionError::setup("the host's sockets"))?;
+        let sockets = started.map(|(sockets, carrying)| {
+            let _ = self.sockets.set(carrying);
+            sockets
+        });
+        self.notify.store(order.notify, Ordering::Release);
         let guest = Arc::new(Guest::connect(&socket, &self.id)?);
         self.trace.now(Lane::Command, "agent connected");
         // Of a micro-VM that is another container's, that one's proxy sets the clock.
@@ -232,7 +249,16 @@ impl Session {
         let state = proceed.recv().map_err(|_| RpcError::Closed)?;
         let size = self.terminal.as_ref().and_then(Terminal::size);
         stdio.terminal_size = size.clone().into();
-        let clock = self.create(&guest, order.spec.into_bytes(), stdio, state.into_bytes(), order.no_new_keyring)?;
+        let request = CreateContainerRequest {
+            spec_json: order.spec.into_bytes(),
+            stdio: MessageField::some(stdio),
+            state_json: state.into_bytes(),
+            no_new_keyring: order.no_new_keyring,
+            sockets: sockets.into(),
+            notify: order.notify,
+            ..Default::default()
+        };
+        let clock = self.create(&guest, request)?;
         let _ = self.clock.set(clock);
         if self.signalled.aborted.load(Ordering::Acquire) != 0 {
             return Err(RpcError::Closed.into());
@@ -297,17 +323,10 @@ impl Session {
         streams().map_err(SessionError::setup("stdin, stdout and stderr"))
     }
 
-    fn create(
-        &self,
-        guest: &Guest,
-        spec: Vec<u8>,
-        stdio: Stdio,
-        state: Vec<u8>,
-        no_new_keyring: bool,
-    ) -> Result<GuestClock, SessionError> {
+    fn create(&self, guest: &Guest, request: CreateContainerRequest) -> Result<GuestClock, SessionError> {
         let trace = &self.trace;
         let sent = now_ns();
-        let created = guest.create(spec, stdio, state, no_new_keyring)?;
+        let created = guest.create(request)?;
         let answered = now_ns();
         let clock = GuestClock::by_call(sent, created.received_ns, created.replied_ns, answered);
         let (received, replied) = (clock.host(created.received_ns), clock.host(created.replied_ns));
@@ -325,7 +344,7 @@ impl Session {
         let Some(guest) = self.signalled.guest() else { return Err(RpcError::Closed.into()) };
         self.follow_network()?;
         let sent = now_ns();
-        let started = guest.start().map_err(|error| self.explained(error.into()))?;
+        let started = guest.start(self.notify.load(Ordering::Acquire)).map_err(|error| self.explained(error.into()))?;
         let answered = now_ns();
         self.trace.span(Lane::Command, "StartContainer", sent, answered);
         // The clocks agree to half a round trip; what is known about the order of things is more exact.

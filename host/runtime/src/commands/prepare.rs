@@ -12,6 +12,7 @@ use crate::hooks::{self, Phase};
 use crate::joined::{self, Turn};
 use crate::machine::Machine;
 use crate::network::devices;
+use crate::notify;
 use crate::proxy::protocol::{ContainerOrder, Network, Size};
 use crate::share::{self, Plan};
 use crate::state::ContainerId;
@@ -58,7 +59,11 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     if let Some(joining) = &joining {
         joining.rewrite(&mut plan, id.as_str());
     }
-    let Plan { mut spec, shares } = plan;
+    let Plan { mut spec, shares, sockets } = plan;
+    let notify = notify::is_asked();
+    if notify {
+        notify::add_to(&mut spec, id.as_str());
+    }
     let rootfs = shares.first().map(|share| share.source.clone()).unwrap_or_default();
     let hooks = split_hooks(&mut spec, &rootfs);
     if let Some(process) = spec.process_mut() {
@@ -82,6 +87,8 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         root,
         log: options.log.absolute(),
         shares,
+        sockets,
+        notify,
         spec: serde_json::to_string(&spec).unwrap_or_default(),
         terminal: bundle.wants_terminal(),
         no_new_keyring: options.no_new_keyring,

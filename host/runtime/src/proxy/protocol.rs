@@ -15,6 +15,7 @@ use crate::log::Log;
 use crate::network::devices::NetworkDevice;
 use crate::preserved::Place;
 use crate::settings::CachePolicy;
+use crate::sockets::HostSockets;
 
 /// File descriptors that a proxy starts with, beside stdin, stdout and stderr.
 pub mod fds {
@@ -84,6 +85,10 @@ pub struct ContainerOrder {
     pub log: Log,
     /// What the guest sees of the host's file system.
     pub shares: Vec<Share>,
+    /// Sockets of the host's that the container has.
+    pub sockets: HostSockets,
+    /// It says when it is ready.
+    pub notify: bool,
     /// config.json as the guest gets it.
     pub spec: String,
     /// The container's process has a terminal.

@@ -170,6 +170,8 @@ impl Lab {
             root: PathBuf::new(),
             log: Default::default(),
             shares: plan.shares,
+            sockets: plan.sockets,
+            notify: false,
             spec: serde_json::to_string(&plan.spec).unwrap(),
             terminal: false,
             no_new_keyring: false,
