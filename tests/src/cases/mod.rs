@@ -12,6 +12,7 @@ mod network;
 mod programs;
 mod settings;
 mod signals;
+mod sockets;
 mod status;
 mod streams;
 mod terminal;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Case> {
         filesystem::CASES,
         lifecycle::CASES,
         network::CASES,
+        sockets::CASES,
         cgroup::CASES,
         cycles::CASES,
         trace::CASES,
