@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chmodat, chownat};
@@ -48,7 +48,11 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        // Another container with the same ID may have come meanwhile, and made its own.
+        let same = |there: &fs::Metadata| rustix::fs::fstat(&self.fd).is_ok_and(|own| own.st_ino == there.ino());
+        if fs::metadata(&self.path).is_ok_and(|there| same(&there))
+            && let Err(error) = fs::remove_dir_all(&self.path)
+        {
             log::warn!("cannot remove {:?}: {error}", self.path);
         }
     }

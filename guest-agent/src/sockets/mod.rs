@@ -31,7 +31,7 @@ use crate::streams;
 pub use directory::Directory;
 
 /// How long what programs have sent may still take once the container has ended: the host need not read it.
-const LAST_BYTES: Duration = Duration::from_secs(2);
+const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// Why a container cannot have them.
 #[derive(Debug, thiserror::Error)]

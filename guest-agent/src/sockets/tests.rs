@@ -78,7 +78,9 @@ async fn a_host_that_takes_no_more_is_told_to_the_client() {
     // The other direction goes on.
     ends.host.write_all(b"still here").await.unwrap();
     ends.host.shutdown().await.unwrap();
-    assert_eq!(read_all(&mut ends.client).await, b"still here");
+    let mut got = [0; 10];
+    ends.client.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"still here");
     ends.carried.await.unwrap();
 }
 
@@ -169,6 +171,17 @@ async fn owners_and_modes_are_the_hosts() {
     let found = std::fs::metadata(place.path().join(long).join("0")).unwrap();
     assert!(found.file_type().is_socket());
     assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o660, owner.0, owner.1));
+}
+
+#[test]
+fn a_directory_is_its_makers() {
+    let place = tempfile::tempdir().unwrap();
+    let make = || Directory::make(place.path().to_str().unwrap(), "box").unwrap();
+    let (old, new) = (make(), make());
+    drop(old);
+    assert!(place.path().join("box").exists());
+    drop(new);
+    assert!(!place.path().join("box").exists());
 }
 
 #[test]

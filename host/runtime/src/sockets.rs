@@ -26,7 +26,7 @@ pub use identity::Identities;
 pub use source::{HostSocket, SourceError};
 
 /// How long what the container has sent may still take once it has ended: who it is for need not read it.
-const LAST_BYTES: Duration = Duration::from_secs(2);
+const LAST_BYTES: Duration = Duration::from_secs(5);
 /// A connection's buffers are not on its thread's stack.
 const STACK: usize = 128 << 10;
 

@@ -13,6 +13,7 @@ mod programs;
 mod settings;
 mod shared;
 mod signals;
+mod sockets;
 mod status;
 mod streams;
 mod terminal;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Case> {
         lifecycle::CASES,
         network::CASES,
         shared::CASES,
+        sockets::CASES,
         cgroup::CASES,
         cycles::CASES,
         trace::CASES,

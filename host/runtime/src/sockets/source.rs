@@ -67,8 +67,7 @@ impl HostSocket {
 
 /// The node, and only if it is a socket.
 fn open(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let node = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let node = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
     match FileType::from_raw_mode(fstat(&node)?.st_mode) {
         FileType::Socket => Ok(node),
         _ => Err(Errno::NOTSOCK.into()),
