@@ -165,4 +165,26 @@ mod tests {
             assert_eq!(queues(netlink), 0);
         });
     }
+
+    #[test]
+    fn another_ones_rule_keeps_the_queue() {
+        in_a_namespace(|netlink| {
+            let queue = RouteNetlinkMessage::NewQueueDiscipline(queue(LOOPBACK).unwrap());
+            let made = netlink.change(queue, NLM_F_CREATE | NLM_F_EXCL);
+            let rule = [
+                "filter", "add", "dev", "lo", "ingress", "protocol", "all", "prio", "1", "u32", "match", "u32", "0",
+                "0",
+            ];
+            // Neither need be there, nor the program.
+            let added = std::process::Command::new("tc").args(rule).status();
+            if made.is_err() || !added.is_ok_and(|status| status.success()) {
+                return;
+            }
+            // It has our place.
+            assert!(redirect(netlink, LOOPBACK, LOOPBACK).is_err());
+            stop(netlink, LOOPBACK, Queue::Own);
+            assert!(!netlink.is_empty(RouteNetlinkMessage::GetTrafficFilter(rules(LOOPBACK).unwrap())).unwrap());
+            assert_eq!(queues(netlink), 1);
+        });
+    }
 }
