@@ -1,6 +1,7 @@
 //! What host and guest agent agree on: the RPC calls (`proto/agent.proto`) and the vsock addresses.
 
 pub mod cgroup;
+pub mod names;
 mod plain;
 pub mod stats;
 
@@ -68,7 +69,7 @@ pub const MAX_ROUTES: usize = 1024;
 pub const MAX_NEIGHBOURS: usize = 1024;
 
 /// vsock port of the guest on which the agent carries the container's questions for names to the host: what asks 127.0.0.11 in the
-/// guest is answered by 127.0.0.11 of the host's side of the container's network.
+/// guest is answered by 127.0.0.11 of the host's side of the container's network. What passes there: [`names`].
 pub const NAMES_PORT: u32 = 1027;
 
 /// Where the agent makes the sockets that stand for the host's: `SOCKETS_DIR/ID/INDEX`, by their place in the request's list.

@@ -139,3 +139,16 @@ fn a_device_that_is_not_there_is_an_error() {
         assert!(error.starts_with("cannot plug in window 63, network interface \"eth0\": "), "{error}");
     });
 }
+
+#[test]
+fn arp_is_switched_off_and_on() {
+    in_a_namespace(|mut established| {
+        let mut wanted = loopback();
+        established.update(&wanted, None).unwrap();
+        for off in [true, false] {
+            wanted.interfaces[0].no_arp = off;
+            established.update(&wanted, None).unwrap();
+            assert_eq!(established.network, wanted);
+        }
+    });
+}

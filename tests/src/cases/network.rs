@@ -194,6 +194,8 @@ fn by_path(env: &Env) {
     place.run(&["busybox", "ping", "-c", "1", "-W", "20", "10.90.0.1"]);
     let links = place.run(&["ip", "-o", "link"]);
     assert_eq!(links.lines().count(), 2, "{links}");
+    let queues = place.run(&["tc", "qdisc", "show", "dev", "net0"]);
+    assert!(!queues.contains("ingress"), "{queues}");
 }
 
 /// As CNI's `ptp` leaves it: even the neighbours of the subnet are reached by way of the gateway.

@@ -9,6 +9,7 @@ use agent_protocol::agent::{NetworkInterface, UpdateNetworkRequest};
 
 use super::multicast::AllGroups;
 use super::netlink::Netlink;
+use super::redirect::Queue;
 use super::scan::{Link, Namespace, scan};
 use super::tap::Tap;
 use super::{NetworkError, names, redirect};
@@ -25,6 +26,8 @@ struct Plugged {
     mac: Vec<u8>,
     /// The tap's in the monitor.
     window: u32,
+    /// The interface's.
+    queue: Queue,
     /// Where the interface would pass on only the multicast groups of the host's stack.
     _all_groups: Option<AllGroups>,
 }
@@ -81,7 +84,7 @@ impl Interfaces {
         let told = self.tell(found.clone(), guest);
         // The guest's driver has let go of them, or cannot be helped.
         for plugged in gone {
-            redirect::stop(&mut self.netlink, plugged.index);
+            redirect::stop(&mut self.netlink, plugged.index, plugged.queue);
             match monitor.unplug(plugged.window) {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => log::warn!("window {}: {reason}", plugged.window),
@@ -106,20 +109,21 @@ impl Interfaces {
         let tap =
             Tap::open(&mut self.netlink, *mtu).map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
         let redirected = redirect::redirect(&mut self.netlink, tap.index, link.index)
-            .and_then(|()| redirect::redirect(&mut self.netlink, link.index, tap.index));
-        redirected.map_err(|source| NetworkError::Redirect { name: name.clone(), source })?;
+            .and_then(|_| redirect::redirect(&mut self.netlink, link.index, tap.index));
+        let queue = redirected.map_err(|source| NetworkError::Redirect { name: name.clone(), source })?;
         let address = <[u8; 6]>::try_from(mac.as_slice()).unwrap_or_default();
         let plugged = match monitor.plug(address, &tap.fd, vhost().as_ref()) {
             Ok(plugged) => plugged.map_err(|reason| NetworkError::Plug { name: name.clone(), reason }),
             Err(error) => Err(error.into()),
         };
         // The interface works without a guest again.
-        let window = plugged.inspect_err(|_| redirect::stop(&mut self.netlink, link.index))?;
+        let window = plugged.inspect_err(|_| redirect::stop(&mut self.netlink, link.index, queue))?;
         let all_groups = link.chooses_groups.then(|| AllGroups::of(link.index)).transpose().unwrap_or_else(|error| {
             log::warn!("network interface {name:?} passes on only the multicast groups of the host: {error}");
             None
         });
-        let plugged = Plugged { index: link.index, tap: tap.index, mac: mac.clone(), window, _all_groups: all_groups };
+        let plugged =
+            Plugged { index: link.index, tap: tap.index, mac: mac.clone(), window, queue, _all_groups: all_groups };
         self.plugged.push(plugged);
         Ok(())
     }
@@ -146,7 +150,7 @@ impl Drop for Interfaces {
     /// The taps go with the monitor; the namespace may stay, and its interfaces are to work in it again.
     fn drop(&mut self) {
         for plugged in std::mem::take(&mut self.plugged) {
-            redirect::stop(&mut self.netlink, plugged.index);
+            redirect::stop(&mut self.netlink, plugged.index, plugged.queue);
         }
     }
 }

@@ -169,7 +169,7 @@ fn address_of(message: &AddressMessage) -> Option<NetworkAddress> {
         match attribute {
             AddressAttribute::Address(one) => address = Some(*one),
             AddressAttribute::Local(one) => local = Some(*one),
-            AddressAttribute::Broadcast(one) => broadcast = one.octets().to_vec(),
+            AddressAttribute::Broadcast(one) => broadcast = octets((*one).into()),
             AddressAttribute::Flags(all) => flags = *all,
             _ => {}
         }
@@ -187,11 +187,12 @@ fn address_of(message: &AddressMessage) -> Option<NetworkAddress> {
     })
 }
 
-fn route_address(address: &RouteAddress) -> Vec<u8> {
-    match address {
-        RouteAddress::Inet(address) => address.octets().to_vec(),
-        RouteAddress::Inet6(address) => address.octets().to_vec(),
-        _ => Vec::new(),
+/// The address in a route.
+pub(super) fn address_in(route: &RouteAddress) -> Option<IpAddr> {
+    match route {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
     }
 }
 
@@ -211,9 +212,11 @@ fn route_of(message: &RouteMessage, links: &[Link]) -> Option<NetworkRoute> {
     };
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => route.destination = route_address(address),
-            RouteAttribute::Gateway(address) => route.gateway = route_address(address),
-            RouteAttribute::PrefSource(address) => route.source = route_address(address),
+            RouteAttribute::Destination(address) => {
+                route.destination = address_in(address).map_or_else(Vec::new, octets)
+            }
+            RouteAttribute::Gateway(address) => route.gateway = address_in(address).map_or_else(Vec::new, octets),
+            RouteAttribute::PrefSource(address) => route.source = address_in(address).map_or_else(Vec::new, octets),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics.iter().find_map(mtu_of).unwrap_or_default();
@@ -243,10 +246,10 @@ fn neighbour_of(message: &NeighbourMessage, links: &[Link]) -> Option<NetworkNei
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                neighbour.address = address.octets().to_vec();
+                neighbour.address = octets((*address).into());
             }
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                neighbour.address = address.octets().to_vec();
+                neighbour.address = octets((*address).into());
             }
             NeighbourAttribute::LinkLayerAddress(mac) => neighbour.mac = mac.clone(),
             _ => {}

@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use agent_protocol::agent::NetworkAddress;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
 
-use super::scan::Link;
+use super::scan::{Link, address_in};
 
 /// One that the kernel has made: the interface, and the subnet with its length.
 type Subnet = (u32, IpAddr, u32);
@@ -42,8 +42,7 @@ fn subnet_of(route: &RouteMessage) -> Option<Subnet> {
         _ => None,
     })?;
     let destination = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        RouteAttribute::Destination(address) => address_in(address),
         _ => None,
     })?;
     Some((index, destination, header.destination_prefix_length.into()))
@@ -65,6 +64,7 @@ fn subnet(address: &NetworkAddress) -> Option<(IpAddr, u32)> {
 #[cfg(test)]
 mod tests {
     use agent_protocol::agent::NetworkInterface;
+    use netlink_packet_route::route::RouteAddress;
 
     use super::*;
 
