@@ -17,7 +17,7 @@ const READY: &[u8] = b"READY=";
 /// The directory that the container sees, and the socket in it.
 #[derive(Debug)]
 pub struct Notify {
-    directory: Directory,
+    directory: Mutex<Option<Directory>>,
     /// Taken by who waits.
     socket: Mutex<Option<UnixDatagram>>,
 }
@@ -25,16 +25,23 @@ pub struct Notify {
 impl Notify {
     /// Makes the directory.
     pub fn make(id: &str) -> io::Result<Self> {
-        Ok(Self { directory: Directory::make(NOTIFY_DIR, id)?, socket: Mutex::default() })
+        Ok(Self { directory: Mutex::new(Some(Directory::make(NOTIFY_DIR, id)?)), socket: Mutex::default() })
     }
 
     /// Makes the socket, to which every user of the container may write.
     pub fn open(&self) -> io::Result<()> {
-        self.directory.remove(NOTIFY_NAME);
-        let socket = UnixDatagram::bind(self.directory.address(NOTIFY_NAME))?;
-        self.directory.set(NOTIFY_NAME, None, 0o777)?;
+        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = directory.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        directory.remove(NOTIFY_NAME);
+        let socket = UnixDatagram::bind(directory.address(NOTIFY_NAME))?;
+        directory.set(NOTIFY_NAME, None, 0o777)?;
         *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
         Ok(())
+    }
+
+    /// Removes the directory. What was said before can still be asked for.
+    pub fn close(&self) {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// The line that says READY, once: the socket is closed afterwards. Nothing if `ended` comes first.
@@ -81,7 +88,7 @@ mod tests {
 
     fn notify(directory: &tempfile::TempDir) -> Notify {
         let directory = Directory::make(directory.path().to_str().unwrap(), "box").unwrap();
-        Notify { directory, socket: Mutex::default() }
+        Notify { directory: Mutex::new(Some(directory)), socket: Mutex::default() }
     }
 
     #[tokio::test]
@@ -98,7 +105,7 @@ mod tests {
         let refused = sender.send_to(b"READY=1", &path).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(notify.ready(std::future::pending()).await, None);
-        drop(notify);
+        notify.close();
         assert!(!place.path().join("box").exists());
     }
 
@@ -111,6 +118,7 @@ mod tests {
         notify.open().unwrap();
         let path = place.path().join("box").join(NOTIFY_NAME);
         std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(b"READY=1", &path).unwrap();
+        notify.close();
         assert_eq!(notify.ready(async {}).await.unwrap(), b"READY=1");
     }
 }

@@ -100,12 +100,12 @@ pub fn check_id(id: &str) -> Result<(), Error> {
 /// What the container's bind mounts need that is the agent's own. Gone with this.
 struct Places {
     sockets: Option<Sockets>,
-    notify: Option<Arc<Notify>>,
+    notify: Option<Notify>,
 }
 
 impl Places {
     async fn make(agent: &Agent, id: &str, sockets: &HostSockets, notify: bool) -> Result<Places, Error> {
-        let notify = notify.then(|| Notify::make(id).map(Arc::new)).transpose();
+        let notify = notify.then(|| Notify::make(id)).transpose();
         let notify = notify.map_err(step(format!("make a directory in {NOTIFY_DIR}")))?;
         Ok(Places { sockets: Sockets::open(agent, id, sockets).await?, notify })
     }
@@ -165,7 +165,7 @@ async fn build(
         network: Mutex::default(),
         channel,
         sockets: Mutex::new(places.sockets.map(|sockets| sockets.serve(agent.clone()))),
-        notify: Mutex::new(places.notify),
+        notify: places.notify,
     });
     tokio::spawn(supervise(agent.clone(), container.clone(), exit, flushed, report));
     Ok((container, mounted_ns))

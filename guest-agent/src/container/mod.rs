@@ -61,14 +61,14 @@ pub struct Container {
     /// Those of the host's that it has.
     sockets: Mutex<Option<Serving>>,
     /// Where it says that it is ready.
-    notify: Mutex<Option<Arc<Notify>>>,
+    notify: Option<Notify>,
 }
 
 impl Container {
     /// Lets the prepared process execute; gives the time when it had. With `notify` it can say when it is ready.
     pub async fn start(&self, notify: bool) -> Result<u64, Error> {
         if notify {
-            let place = self.notify().ok_or(Error::NoNotify)?;
+            let place = self.notify.as_ref().ok_or(Error::NoNotify)?;
             place.open().map_err(step("make the socket for sd_notify"))?;
         }
         let not_created = |state| Error::NotCreated { id: self.id.clone(), state };
@@ -82,11 +82,7 @@ impl Container {
 
     /// Waits until the container has said that it is ready, or has ended: what it said.
     pub async fn ready(&self) -> Option<Vec<u8>> {
-        self.notify()?.ready(self.exited()).await
-    }
-
-    fn notify(&self) -> Option<Arc<Notify>> {
-        self.notify.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.notify.as_ref()?.ready(self.exited()).await
     }
 
     /// The first process, or the exec'd one with this id.
@@ -174,7 +170,7 @@ impl Container {
     async fn close(&self) {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.first.set_master(None);
-        self.notify.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.notify.as_ref().inspect(|notify| notify.close());
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sockets) = sockets {
             sockets.finish().await;

@@ -110,7 +110,7 @@ fn served(place: &Path, count: usize) -> (Directory, oneshot::Sender<()>, JoinHa
         client.write_all(&all).await.unwrap();
     };
     let task = tokio::spawn(async move {
-        serve(&listeners, ended, |client, index| answer(client, index)).await;
+        serve(&listeners, ended, answer).await;
     });
     (directory, end, task)
 }

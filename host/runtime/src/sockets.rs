@@ -138,12 +138,13 @@ fn follow(mut agent: UnixStream, guest: &Path, sockets: &Arc<HostSockets>, open:
         // The agent counts too. It closes what is not connected.
         let Some(place) = open.add() else { continue };
         let (guest, sockets) = (guest.to_path_buf(), sockets.clone());
+        // Told with `--debug` only: a program that connects again and again would fill the host's log.
         let spawned = spawn(move || {
             let _place = place;
             serve(&guest, &sockets, connection)
-                .unwrap_or_else(|refusal| log::warn!("a socket of the host's: {refusal}"));
+                .unwrap_or_else(|refusal| log::debug!("a socket of the host's: {refusal}"));
         });
-        spawned.unwrap_or_else(|error| log::warn!("a socket of the host's: {error}"));
+        spawned.unwrap_or_else(|error| log::debug!("a socket of the host's: {error}"));
     }
 }
 

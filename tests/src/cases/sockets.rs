@@ -295,7 +295,7 @@ fn delete(env: &Env, bundle: &Bundle, pid: Pid) {
 /// `start` is back when the container is ready.
 fn ready_after_start(env: &Env) {
     let manager = Manager::new(env);
-    let bundle = python(env, "bundle", &format!("{SERVICE}; print('said'); time.sleep(1000)"));
+    let bundle = python(env, "bundle", &format!("{SERVICE}time.sleep(1000)"));
     let pid = create(env, &bundle, manager.command(env, &["create"]));
     outcome(manager.command(env, &["start", &bundle.id])).ok();
     assert_eq!(manager.messages(), ["READY=1\n".to_owned(), format!("MAINPID={}\n", pid.as_raw_nonzero())]);
@@ -308,12 +308,16 @@ fn ready_after_start(env: &Env) {
 /// The service is `run` itself, while it waits for the container's end. One that ends without a word is told of by its end.
 fn ready_of_a_run(env: &Env) {
     let manager = Manager::new(env);
-    let bundle = python(env, "bundle", &format!("{SERVICE}; time.sleep(2); sys.exit(7)"));
+    let bundle = python(env, "bundle", &format!("{SERVICE}time.sleep(2); sys.exit(7)"));
     bundle.save();
     let mut command = manager.command(env, &["run", "--bundle"]);
     let mut child = command.arg(&bundle.path).arg(&bundle.id).stdin(Stdio::null()).spawn().expect("run");
     assert_eq!(child.wait().expect("wait").code(), Some(7));
     assert_eq!(manager.messages(), ["READY=1\n".to_owned(), format!("MAINPID={}\n", child.id())]);
+    if env.is_runc() {
+        // It waits for the word of a container that has ended.
+        return;
+    }
     let manager = Manager::new(env);
     let silent = env.bundle_named(Root::Busybox, "silent").script("test -S $NOTIFY_SOCKET; exit $((5 + $?))");
     silent.save();
