@@ -232,7 +232,10 @@ async fn supervise(
     container.cgroup.emptied().await;
     container.cgroup.remove();
     container.close();
-    agent.containers.forget_files(&agent, &container.plan);
+    if agent.containers.some_live() {
+        container.leave_network();
+        agent.containers.forget_files(&agent, &container.plan);
+    }
     report.ended(End { exit, oom_kills });
 }
 

@@ -95,7 +95,7 @@ pub fn find(spec: &Spec, root: &Path) -> Result<Option<Joining>, JoinError> {
     Ok(found)
 }
 
-/// Whether somebody has made this user namespace for the container, as containerd and CRI-O do for a pod: it has a name of its own, and the
+/// Whether somebody has made this user namespace for the container beforehand, maybe for a whole pod: it has a name of its own, and the
 /// configuration says what is in it. The guest makes one like it.
 fn is_given(spec: &Spec, path: &Path) -> bool {
     let mapped = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
@@ -178,6 +178,11 @@ pub fn clear(root: &Path, record: &Record) {
 }
 
 impl Joining {
+    /// Whether the network is another container's.
+    pub fn shares_network(&self) -> bool {
+        self.namespaces.iter().any(|joined| joined.kind == LinuxNamespaceType::Network)
+    }
+
     /// Puts the guest's names in the place of the host's: those of the namespaces, and of the shares, which are beside the owner's.
     pub fn rewrite(&self, plan: &mut Plan, id: &str) {
         let place = place_of(id);

@@ -7,9 +7,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::lifecycle::{Created, monitor_of, wait_until};
-use super::network::beside;
+use super::network::{beside, on_host, pair};
 use super::{any, ours};
 use crate::bundle::{Bundle, Root};
+use crate::world::World;
 use crate::{Case, Env, host};
 
 pub(super) const CASES: &[Case] = &[
@@ -17,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     any("shared::user_namespace", 300, user_namespace),
     ours("shared::mappings_of_a_user_namespace", 300, mappings),
     ours("shared::time_and_cgroup_namespaces", 240, time_and_cgroup),
+    any("shared::network_of_its_own", 300, own_network),
 ];
 
 /// A container that lives until it is killed.
@@ -99,6 +101,30 @@ fn time_and_cgroup(env: &Env) {
     assert!(cgroup.starts_with("0::/../"), "{output}");
     let refused = env.run(&beside(env, "third", &first, &["mount"]).script("echo never"));
     assert!(refused.stderr.contains("].path in config.json is not supported"), "{refused:?}");
+}
+
+/// `docker run --pid container:X` and nothing else: the network is its own, in the other's micro-VM.
+fn own_network(env: &Env) {
+    let world = World::new();
+    let first = living(env, env.bundle(Root::Busybox));
+    let links = || first.call(&["exec", &first.bundle.id, "ls", "/sys/class/net"]).ok().trim().to_owned();
+    for name in ["ends", "is-killed", "comes-after"] {
+        let script = "ip -4 -o addr show eth0 | grep -o 10.90.0.2/24; ping -c 1 -W 20 10.90.0.1 >/dev/null && echo answered; exec sleep 1000";
+        let second = Created::new(env, beside(env, name, &first, &["pid"]).script(script));
+        on_host(second.pid.as_raw_nonzero().get().unsigned_abs(), &pair(&world, "w0", "eth0", "10.90.0"));
+        second.call(&["start", &second.bundle.id]).ok();
+        second.wait_for_output("answered");
+        assert!(second.output().starts_with("10.90.0.2/24\n"), "{}", second.output());
+        assert_eq!(links(), "lo", "{name}");
+        if name == "is-killed" {
+            kill_process(second.pid, Signal::KILL).expect("kill");
+            second.wait();
+        }
+        second.call(&["delete", "--force", &second.bundle.id]).ok();
+        // With the namespace its interface is gone, and so is the other end: whoever comes finds all of it free.
+        wait_until("the end of the pair", || !world.run(&["ip", "-o", "link"]).contains("w0"));
+        assert_eq!(links(), "lo", "{name}");
+    }
 }
 
 /// Whatever of a joined container's processes on the host is killed, neither the container nor its files stay in the other's micro-VM.

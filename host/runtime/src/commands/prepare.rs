@@ -9,7 +9,7 @@ use super::{CommandError, rlimits};
 use crate::bundle::Bundle;
 use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
-use crate::joined;
+use crate::joined::{self, Joining};
 use crate::machine::Machine;
 use crate::network::devices;
 use crate::proxy::protocol::{ContainerOrder, Network, Size};
@@ -79,6 +79,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         size: configured_size(bundle.spec.process().as_ref()),
         preserved: Vec::new(),
         attached: false,
+        shares_network: joining.as_ref().is_some_and(Joining::shares_network),
         joined: joining.map(|joining| joining.owner),
         started_ns: [options.start_ns; 3],
     };

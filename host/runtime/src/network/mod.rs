@@ -12,6 +12,7 @@ mod scan;
 mod sys;
 mod tap;
 mod watch;
+pub mod windows;
 
 pub use error::NetworkError;
 pub use interfaces::Interfaces;
