@@ -15,8 +15,8 @@ use crate::joined::Owner;
 use crate::monitor_process::{MonitorError, MonitorProcess, Role};
 use crate::state::exec_socket_in;
 
-/// Said to another container's proxy: orders for its monitor follow.
-pub const WINDOWS: &str = ":windows\n";
+/// Said to another container's proxy, with this container's ID after it: orders for its monitor follow.
+pub const WINDOWS: &str = ":windows ";
 /// Answered to that, so that no descriptor comes with what was read before.
 pub const READY: u8 = b'+';
 /// How long the other proxy may take: its monitor has ten seconds.
@@ -47,7 +47,8 @@ impl Windows for MonitorProcess {
     }
 }
 
-/// Windows of another container's micro-VM. When this is dropped, or this process is killed, its devices are unplugged.
+/// Windows of another container's micro-VM. When this is dropped, or this process is killed, its devices are unplugged once the container
+/// has ended.
 #[derive(Debug)]
 pub struct Lent {
     owner: String,
@@ -55,16 +56,16 @@ pub struct Lent {
 }
 
 impl Lent {
-    /// Asks the proxy of the container that has the micro-VM, below `root`.
-    pub fn new(root: &Path, owner: &Owner) -> io::Result<Self> {
+    /// Asks the proxy of the container that has the micro-VM, below `root`, for container `id`.
+    pub fn new(id: &str, root: &Path, owner: &Owner) -> io::Result<Self> {
         let directory = File::open(root.join(&owner.id))?;
-        Self::over(UnixStream::connect(exec_socket_in(directory.as_fd()))?, &owner.id)
+        Self::over(UnixStream::connect(exec_socket_in(directory.as_fd()))?, id, &owner.id)
     }
 
     /// Takes a connection to the proxy of container `owner`.
-    pub(crate) fn over(mut connection: UnixStream, owner: &str) -> io::Result<Self> {
+    pub(crate) fn over(mut connection: UnixStream, id: &str, owner: &str) -> io::Result<Self> {
         connection.set_read_timeout(Some(TIMEOUT))?;
-        connection.write_all(WINDOWS.as_bytes())?;
+        connection.write_all(format!("{WINDOWS}{id}\n").as_bytes())?;
         let mut answer = [0];
         connection.read_exact(&mut answer)?;
         if answer != [READY] {

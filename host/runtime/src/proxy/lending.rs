@@ -8,8 +8,10 @@ use std::sync::Weak;
 
 use crate::control::{MonitorEvent, MonitorOrder};
 use crate::descriptors;
+use crate::guest::Guest;
 use crate::network::windows::READY;
 use crate::session::Session;
+use crate::state::socket_in;
 
 /// Longer than any order.
 const ORDER_MAX: usize = 4096;
@@ -17,12 +19,14 @@ const ORDER_MAX: usize = 4096;
 /// What one other proxy has plugged in.
 struct Lease<'s> {
     session: &'s Weak<Session>,
+    /// The container that it is for.
+    id: &'s str,
     windows: Vec<u32>,
 }
 
-/// Carries out orders until the connection ends.
-pub fn lend(mut connection: UnixStream, session: &Weak<Session>) -> io::Result<()> {
-    let mut lease = Lease { session, windows: Vec::new() };
+/// Carries out orders for container `id` until the connection ends.
+pub fn lend(mut connection: UnixStream, session: &Weak<Session>, id: &str) -> io::Result<()> {
+    let mut lease = Lease { session, id, windows: Vec::new() };
     connection.write_all(&[READY])?;
     let mut line = [0; ORDER_MAX];
     while let (length @ 1.., descriptors) = descriptors::receive(connection.as_fd(), &mut line)? {
@@ -61,8 +65,14 @@ impl Lease<'_> {
 }
 
 impl Drop for Lease<'_> {
-    /// The guest's driver may still hold on to a device: then it is gone as if pulled out.
+    /// The guest's driver lets go of the devices when the container ends: another one's must not come in their place before.
     fn drop(&mut self) {
+        if self.windows.is_empty() {
+            return;
+        }
+        let state = self.session.upgrade().map(|session| session.state());
+        // An error means that there is no such container any more.
+        let _ = state.map(|state| Guest::reach(&socket_in(state.as_fd()), self.id).map(|guest| guest.wait()));
         for window in std::mem::take(&mut self.windows) {
             if let Err(reason) = self.pass_on(&MonitorOrder::Unplug { window }, &[]) {
                 log::debug!("window {window}: {reason}");

@@ -16,8 +16,8 @@ use crate::network::windows::WINDOWS;
 use crate::session::Session;
 use crate::state::{exec_socket_in, socket_in};
 
-/// Longer than any name of a process.
-const LINE_LIMIT: u64 = 128;
+/// Longer than any name of a process, or of a container.
+const LINE_LIMIT: u64 = 512;
 /// Said by a proxy whose process has ended.
 const ENDED: u8 = b'.';
 
@@ -47,9 +47,9 @@ fn guard(connection: UnixStream, id: &str, session: &Weak<Session>) {
         return;
     }
     let Some(state) = session.upgrade().map(|session| session.state()) else { return };
-    if name == WINDOWS {
-        // An end that is none is one all the same.
-        let _ = lending::lend(reader.into_inner(), session);
+    if let Some(other) = name.strip_prefix(WINDOWS) {
+        // A connection that fails has ended all the same.
+        let _ = lending::lend(reader.into_inner(), session, other.trim_end());
         return;
     }
     if name == NETWORK {
