@@ -139,14 +139,16 @@ fn clone_there(
     cgroup: BorrowedFd<'_>,
 ) -> Result<sys::Cloned, Error> {
     let join = |fd, flag, name| Detour::join(fd, flag, name).map_err(step(format!("join the {name} namespace")));
-    let _pid = joined.get(libc::CLONE_NEWPID).map(|fd| join(fd, libc::CLONE_NEWPID, "pid")).transpose()?;
+    let inside = born_inside(namespaces);
+    let pid = joined.get(libc::CLONE_NEWPID).filter(|_| !inside);
+    let _pid = pid.map(|fd| join(fd, libc::CLONE_NEWPID, "pid")).transpose()?;
     let _time = match joined.get(libc::CLONE_NEWTIME) {
         Some(fd) => Some(join(fd, libc::CLONE_NEWTIME, "time")?),
         None if namespaces.is_new(libc::CLONE_NEWTIME) => Some(new_time(linux)?),
         None => None,
     };
     let flags = clone_flags(namespaces) as u64;
-    let cloned = match born_inside(namespaces) {
+    let cloned = match inside {
         true => clone_inside(joined, flags, cgroup),
         false => sys::clone3(flags, Some(cgroup)),
     };
@@ -171,7 +173,10 @@ fn clone_inside(joined: &Joined, flags: u64, cgroup: BorrowedFd<'_>) -> io::Resu
         let (pid, errno) = (i32::from_le_bytes([a, b, c, d]), i32::from_le_bytes(error));
         return Pid::from_raw(pid).map(sys::Cloned::Parent).ok_or_else(|| io::Error::from_raw_os_error(errno));
     }
-    let cloned = joined.enter().and_then(|()| sys::clone3(flags | libc::CLONE_PARENT as u64, None));
+    // It stays in the agent's pid namespace, whose numbers it tells.
+    let pid = joined.get(libc::CLONE_NEWPID).map_or(Ok(()), |fd| sys::setns(fd.as_fd(), libc::CLONE_NEWPID));
+    let entered = pid.and_then(|()| joined.enter());
+    let cloned = entered.and_then(|()| sys::clone3(flags | libc::CLONE_PARENT as u64, None));
     let (pid, errno) = match cloned {
         Ok(sys::Cloned::Child) => return Ok(sys::Cloned::Child),
         Ok(sys::Cloned::Parent(pid)) => (pid.as_raw_pid(), 0),

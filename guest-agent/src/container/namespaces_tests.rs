@@ -167,6 +167,29 @@ fn child_makes_a_user_namespace() {
 }
 
 #[test]
+fn a_joined_pid_namespace_has_numbers_of_its_own() {
+    run_child("child_joins_a_pid_namespace");
+}
+
+#[test]
+#[ignore = "run by a_joined_pid_namespace_has_numbers_of_its_own"]
+fn child_joins_a_pid_namespace() {
+    let holder = Holder::new(libc::CLONE_NEWNET | libc::CLONE_NEWPID);
+    let new = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
+    let namespaces = Namespaces { new, joined: holder.join(&[libc::CLONE_NEWNET, libc::CLONE_NEWPID]) };
+    let net = holder.net();
+    born(
+        &namespaces,
+        |pid| map(pid, 300_000),
+        || {
+            check(rustix::process::getpid().as_raw_pid() == 2, 1)?;
+            check(fs::read_link("/proc/self/ns/net").is_ok_and(|own| own == net), 2)?;
+            check(fs::read_to_string("/proc/self/uid_map").is_ok_and(|text| text.contains("300000")), 3)
+        },
+    );
+}
+
+#[test]
 fn what_cannot_be_entered_is_told() {
     run_child("child_cannot_enter");
 }
