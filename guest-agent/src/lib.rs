@@ -14,6 +14,7 @@ mod detour;
 #[doc(hidden)]
 pub mod fuzzing;
 mod klog;
+mod mappings;
 mod mounts;
 #[cfg(test)]
 mod mutation_tests;

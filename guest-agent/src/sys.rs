@@ -18,7 +18,7 @@ pub enum Cloned {
 }
 
 /// clone3(2) as fork: memory is copied, the signal at exit is SIGCHLD. `flags` holds namespace flags; with `cgroup` the
-/// child is born in that cgroup.
+/// child is born in that cgroup, and with CLONE_PARENT it is the caller's sibling and has its signal.
 ///
 /// The agent never has a second thread, so the child's copy of the memory (locks, allocator) is consistent and it may
 /// run any code.
@@ -39,7 +39,8 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> 
         set_tid_size: u64,
         cgroup: u64,
     }
-    let mut args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    let exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
+    let mut args = CloneArgs { flags, exit_signal, ..CloneArgs::default() };
     if let Some(fd) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = fd.as_raw_fd() as u64;

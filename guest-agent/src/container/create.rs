@@ -18,9 +18,10 @@ use super::hooks::State;
 use super::namespaces::{self, Joined};
 use super::process::{End, Process, Report};
 use super::program::Program;
-use super::{Container, Error, identity, step, sync};
+use super::{Container, Error, step, sync};
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
+use crate::mappings::outside;
 use crate::mounts::Prepared;
 use crate::notify::Notify;
 use crate::process::keyring::Keyring;
@@ -73,6 +74,9 @@ fn find_joined(agent: &Agent, plan: &mut Plan) -> Result<(), Error> {
         if let Ok(id) = path.strip_prefix(CONTAINERS_DIR) {
             let container = agent.containers.get(&id.to_string_lossy())?;
             *path = container.namespace_path(*flag)?;
+            if *flag == libc::CLONE_NEWUSER {
+                container.plan.lend_mappings(&container.id, &mut plan.spec)?;
+            }
         }
     }
     Ok(())
@@ -182,7 +186,7 @@ fn cgroup_owner(plan: &Plan) -> Option<u32> {
         return None;
     }
     let mappings = plan.spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref());
-    identity::outside(mappings, plan.process.given.user().uid())
+    outside(mappings, plan.process.given.user().uid())
 }
 
 /// The clone. No await between it and [`crate::reaper::Reaper::watch`].
@@ -198,7 +202,7 @@ fn give_birth(
     let joined = Joined::open(&plan.namespaces)?;
     let prepared = Prepared::new(plan)?;
     let mappings = linux.and_then(|l| l.uid_mappings().as_deref());
-    let owner = identity::outside(mappings, plan.process.given.user().uid()).map(Uid::from_raw);
+    let owner = outside(mappings, plan.process.given.user().uid()).map(Uid::from_raw);
     let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the container's pipes"))?;
     let (channel, child_channel) =
         sync::pair(inherited.first_free()).map_err(step("open a socket to the container's process"))?;
@@ -252,7 +256,10 @@ async fn supervise(
     container.cgroup.remove();
     // Nobody is left who could send more.
     container.close().await;
-    agent.containers.forget_files(&agent, &container.plan);
+    if agent.containers.some_live() {
+        container.leave_network();
+        agent.containers.forget_files(&agent, &container.plan);
+    }
     report.ended(End { exit, oom_kills });
 }
 

@@ -10,7 +10,6 @@ mod exec;
 mod exec_child;
 mod execs;
 mod hooks;
-pub(crate) mod identity;
 mod interfaces;
 mod list;
 mod namespaces;
@@ -31,7 +30,6 @@ pub use create::create;
 pub use ends::{first_size, winsize};
 pub use error::Error;
 pub use exec::{check_exec, exec};
-pub use identity::{map_text, outside};
 pub use list::list;
 pub use process::Process;
 

@@ -260,6 +260,7 @@ pub struct MonitorProcess {
     control: Arc<UnixStream>,
     killer: Killer,
     shared: Arc<Shared>,
+    orders: Mutex<()>,
 }
 
 impl MonitorProcess {
@@ -326,7 +327,7 @@ impl MonitorProcess {
         let control = Arc::new(control);
         let killer = Killer { process, role, control: control.clone() };
         let shared = Arc::new(Shared::default());
-        let monitor = Self { id: id.to_string(), pid, control, killer, shared };
+        let monitor = Self { id: id.to_string(), pid, control, killer, shared, orders: Mutex::default() };
         let (reader, killer, shared) = (monitor.control.try_clone()?, monitor.killer.clone(), monitor.shared.clone());
         thread::Builder::new().name("monitor events".to_string()).spawn(move || {
             read_events(reader, &shared, report);
@@ -354,24 +355,14 @@ impl MonitorProcess {
         (&*self.control).write_all(&line).map_err(|source| self.why_gone().unwrap_or_else(|| start(source)))
     }
 
-    /// Plugs a network device into the running VM, behind a tap and, if it is there, the host kernel's vhost-net. Gives the device's
-    /// window, or the monitor's sentence. One order at a time: whoever calls this holds a lock.
-    pub fn plug(
+    /// Has the running VM get or lose a device. Gives the device's window, or the monitor's sentence.
+    pub fn carry_out(
         &self,
-        mac: [u8; 6],
-        tap: &OwnedFd,
-        vhost: Option<&OwnedFd>,
+        order: &MonitorOrder,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<Result<u32, String>, MonitorError> {
-        let descriptors: Vec<BorrowedFd<'_>> = [Some(tap), vhost].into_iter().flatten().map(AsFd::as_fd).collect();
-        self.order(&MonitorOrder::Plug { mac }, &descriptors)
-    }
-
-    /// Takes the device in a window out of the VM, once the guest has let go of it.
-    pub fn unplug(&self, window: u32) -> Result<Result<(), String>, MonitorError> {
-        Ok(self.order(&MonitorOrder::Unplug { window }, &[])?.map(drop))
-    }
-
-    fn order(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<Result<u32, String>, MonitorError> {
+        // An answer is to the order before it.
+        let _one = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         let silent = |source| self.silent(source);
         let mut line = serde_json::to_vec(order).map_err(|error| silent(error.into()))?;
         line.push(b'\n');
@@ -428,7 +419,7 @@ impl MonitorProcess {
 
     /// Adds what the guest's console shows to the sentence that says what the guest has not done in time.
     pub fn unresponsive(&self, sentence: String) -> MonitorError {
-        let asked = self.killer.role == Role::Monitor && matches!(self.order(&MonitorOrder::Console, &[]), Ok(Ok(_)));
+        let asked = self.killer.role == Role::Monitor && matches!(self.carry_out(&MonitorOrder::Console, &[]), Ok(Ok(_)));
         let console = if asked { std::mem::take(&mut self.shared.fate().console) } else { Vec::new() };
         MonitorError::Unresponsive { sentence, console }
     }

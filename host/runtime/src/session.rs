@@ -19,6 +19,7 @@ use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::joined::Owner;
 use crate::monitor_process::{self, Inputs, Killer, MonitorProcess};
+use crate::network::windows::{Lent, Windows};
 use crate::network::{self, Interfaces, Look, NetworkError, names};
 use crate::preserved::Preserved;
 use crate::proxy::protocol::ContainerOrder;
@@ -140,10 +141,21 @@ impl Session {
         signals.listen(move |signal| signalled.handle(signal)).map_err(SessionError::setup("signals"))
     }
 
-    /// Has the guest get, from the time when its container is made, what this thread's network namespace has.
-    pub fn join_network(&self) -> Result<(), SessionError> {
-        *self.interfaces() = Some(Interfaces::new(state::socket_in(self.state.as_fd()))?);
+    /// Has the guest get, from the time when its container is made, what this thread's network namespace has. `owner` is the container,
+    /// below a root, that has the micro-VM, where it is another one.
+    pub fn join_network(&self, owner: Option<(&Path, &Owner)>) -> Result<(), SessionError> {
+        let lent = owner.map(|(root, owner)| Lent::new(&self.id, root, owner)).transpose();
+        let lent = lent.map_err(SessionError::setup("the network in another container's micro-VM"))?;
+        *self.interfaces() = Some(Interfaces::new(state::socket_in(self.state.as_fd()), lent)?);
         Ok(())
+    }
+
+    /// Where devices are plugged in, for others who live in the micro-VM.
+    pub fn windows(&self) -> Result<&dyn Windows, String> {
+        match &self.joined {
+            None => Ok(&self.monitor),
+            Some(_) => Err("the micro-VM is another container's".to_string()),
+        }
     }
 
     fn interfaces(&self) -> MutexGuard<'_, Option<Interfaces>> {
@@ -280,7 +292,7 @@ impl Session {
 
     /// What the namespace has now, and what it gets later.
     fn set_up_network(self: &Arc<Self>) -> Result<(), SessionError> {
-        if self.joined.is_some() && names::is_answered() {
+        if self.joined.is_some() && self.interfaces().is_none() && names::is_answered() {
             names::start(&state::socket_in(self.state.as_fd()), &self.id)?;
         }
         if self.interfaces().is_none() {

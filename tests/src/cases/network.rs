@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case] = &[
 const FILE_BYTES: usize = 3 << 20;
 
 /// Commands for a shell on the host: a pair of interfaces, `outer` in the world, `inner` in the namespace of process `$pid`.
-fn pair(world: &World, outer: &str, inner: &str, subnet: &str) -> String {
+pub(super) fn pair(world: &World, outer: &str, inner: &str, subnet: &str) -> String {
     let world = world.pid();
     format!(
         "set -e
@@ -42,7 +42,7 @@ fn pair(world: &World, outer: &str, inner: &str, subnet: &str) -> String {
     )
 }
 
-fn on_host(pid: u32, script: &str) {
+pub(super) fn on_host(pid: u32, script: &str) {
     crate::host("sh", &["-c", &format!("pid={pid}; {script}")]);
 }
 

@@ -9,7 +9,7 @@ use super::{CommandError, rlimits};
 use crate::bundle::Bundle;
 use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
-use crate::joined::{self, Turn};
+use crate::joined::{self, Joining, Turn};
 use crate::machine::Machine;
 use crate::network::devices;
 use crate::notify;
@@ -47,7 +47,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         return Err(CommandError::HostNetwork);
     }
     let mut plan = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
-    leave_network(&mut plan.spec);
+    leave_hosts(&mut plan.spec);
     let root = std::path::absolute(&options.root).unwrap_or_else(|_| options.root.clone());
     let turn = match &network {
         Network::Path(path) => Turn::at(path),
@@ -95,6 +95,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         size: configured_size(bundle.spec.process().as_ref()),
         preserved: Vec::new(),
         attached: false,
+        shares_network: joining.as_ref().is_some_and(Joining::shares_network),
         joined: joining.map(|joining| joining.owner),
         started_ns: [options.start_ns; 3],
     };
@@ -121,12 +122,12 @@ fn split_hooks(spec: &mut Spec, rootfs: &Path) -> Vec<Hook> {
     host
 }
 
-/// The network namespace that the configuration names is the host side's: the guest has a network of its own.
-fn leave_network(spec: &mut Spec) {
+/// The network and user namespaces that the configuration names are the host side's: the guest has some of its own.
+fn leave_hosts(spec: &mut Spec) {
     let Some(mut linux) = spec.linux().clone() else { return };
     linux.set_net_devices(None);
     for namespace in linux.namespaces_mut().iter_mut().flatten() {
-        if namespace.typ() == LinuxNamespaceType::Network {
+        if matches!(namespace.typ(), LinuxNamespaceType::Network | LinuxNamespaceType::User) {
             namespace.set_path(None);
         }
     }
@@ -149,12 +150,13 @@ mod tests {
     #[test]
     fn the_guest_has_its_own_network() {
         let spec = json!({"ociVersion": "1.0.2", "linux": {"namespaces":
-            [{"type": "pid"}, {"type": "network", "path": "/run/netns/x"}]}});
+            [{"type": "user", "path": "/run/userns/x"}, {"type": "network", "path": "/run/netns/x"}]}});
         let mut spec: Spec = serde_json::from_value(spec).unwrap();
         assert_eq!(Network::of(&spec), Network::Path("/run/netns/x".into()));
-        leave_network(&mut spec);
+        leave_hosts(&mut spec);
         assert_eq!(Network::of(&spec), Network::New);
-        assert_eq!(spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 2);
+        let left = serde_json::to_value(spec.linux().as_ref().unwrap().namespaces()).unwrap();
+        assert_eq!(left, json!([{"type": "user"}, {"type": "network"}]));
     }
 
     #[test]

@@ -83,12 +83,14 @@ fn enter(namespace: &OwnedFd) -> Result<OwnedFd, JailError> {
 }
 
 /// Takes out of a jail what is left there below `place`, a directory of the share, by a process that was killed. `mounts` is the
-/// mountinfo of the jail's process, and `namespace` its mount namespace, in which this process, which must have one thread, stays.
+/// mountinfo of the jail's process, and `namespace` its mount namespace, in which this thread stays.
 ///
 /// # Errors
 /// See [`JailError`].
 pub fn clear(place: &str, mounts: &str, namespace: &OwnedFd) -> Result<(), JailError> {
     let place = Path::new(ROOT).join(place);
+    // A thread that shares its root directory with others cannot enter a mount namespace.
+    sys::unshare_mounts().map_err(JailError::Namespaces)?;
     let root = enter(namespace)?;
     let mut points: Vec<_> = mounts.lines().filter_map(mountinfo::parse).map(|entry| entry.mount_point).collect();
     points.retain(|point| point.starts_with(&place));

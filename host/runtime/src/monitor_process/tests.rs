@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 
 use super::*;
+use crate::network::windows::Windows;
 
 /// A shell in the monitor's place: its descriptor 3 is the control socket.
 fn monitor(script: &str) -> (MonitorProcess, mpsc::Receiver<MonitorEvent>) {

@@ -15,6 +15,7 @@ mod subnets;
 mod sys;
 mod tap;
 mod watch;
+pub mod windows;
 
 pub use error::NetworkError;
 pub use interfaces::Interfaces;

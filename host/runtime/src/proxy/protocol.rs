@@ -103,6 +103,8 @@ pub struct ContainerOrder {
     pub attached: bool,
     /// It lives in another container's micro-VM.
     pub joined: Option<Owner>,
+    /// Its network is another container's in that micro-VM.
+    pub shares_network: bool,
     /// When the command started, and when it had read the configuration, by CLOCK_MONOTONIC: for the trace.
     pub started_ns: [u64; 3],
 }

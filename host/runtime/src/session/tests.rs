@@ -20,6 +20,7 @@ use crate::control::fds;
 use crate::guest::tests::{connect_line, read_request, reply};
 use crate::monitor_process::Role;
 use crate::process_id::ProcessId;
+use crate::proxy::lending;
 use crate::proxy::protocol::Network;
 use crate::share;
 use crate::sys::{Spawn, spawn};
@@ -179,6 +180,7 @@ impl Lab {
             preserved: Vec::new(),
             attached: true,
             joined: None,
+            shares_network: false,
             started_ns: [0; 3],
         }
     }
@@ -267,7 +269,7 @@ fn a_keeper_that_is_killed_ends_the_container() {
 fn a_joined_container_leaves_the_guest_to_others() {
     let script = r#"read config <&3; echo '{"event":"attached"}' >&3; read end <&3"#;
     let result = lab_of(Role::Keeper, script, Ok(()), true).run(|signalled, asked| {
-        // Created, started and waited for, the last two in any order.
+        // Create, then Start and Wait in either order.
         (0..3).for_each(|_| drop(asked.recv().unwrap()));
         signalled.handle(libc::SIGUSR1);
         assert_eq!(asked.recv().unwrap(), Asked::Signal(10));
@@ -275,6 +277,37 @@ fn a_joined_container_leaves_the_guest_to_others() {
         assert!(asked.recv().is_err());
     });
     assert_eq!(result.unwrap(), End::Killed(10));
+}
+
+#[test]
+fn others_in_the_micro_vm_are_lent_windows_until_they_are_gone() {
+    let orders = tempfile::NamedTempFile::new().unwrap();
+    let script = format!(
+        r#"read config <&3; while read order <&3; do echo "$order" >>{}; echo '{{"event":"done","window":7}}' >&3; done"#,
+        orders.path().display()
+    );
+    let lab = lab(&script, Ok(()), true);
+    lab.session.boot(&lab.order()).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    let session = Arc::downgrade(&lab.session);
+    let lending = thread::spawn(move || {
+        assert_eq!(connect_line(&there), ":windows c2\n");
+        lending::lend(there, &session, "c2")
+    });
+    let lent = Lent::over(here, "c2", "c1").unwrap();
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let tap = OwnedFd::from(writer);
+    assert_eq!(lent.plug([2; 6], &tap, Some(&tap)).unwrap(), Ok(7));
+    assert_eq!(lent.unplug(8).unwrap(), Err("window 8 is another container's".to_string()));
+    assert_eq!(lent.unplug(7).unwrap(), Ok(()));
+    assert_eq!(lent.plug([2; 6], &tap, None).unwrap(), Ok(7));
+    // There is no guest to wait for.
+    fs::remove_file(lab.directory.path().join("vsock.sock")).unwrap();
+    drop(lent);
+    lending.join().unwrap().unwrap();
+    let orders = fs::read_to_string(orders.path()).unwrap();
+    let kinds: Vec<_> = orders.lines().map(|line| line.contains("unplug")).collect();
+    assert_eq!(kinds, [false, true, false, true], "{orders}");
 }
 
 #[test]
