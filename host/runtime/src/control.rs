@@ -1,6 +1,6 @@
 //! What `sandbox run` and its monitor say to each other over the control socket pair: one JSON object a line.
 //!
-//! The command sends one [`MonitorConfig`], and once the guest runs [`MonitorOrder`]s, one at a time; the monitor answers with
+//! The command sends one [`MonitorConfig`] (or [`KeeperConfig`]), and once the guest runs [`MonitorOrder`]s, one at a time; the monitor answers with
 //! [`MonitorEvent`]s until it ends. The command's end of the
 //! socket is the VM's lifeline: when it closes (the command ended, however), the monitor ends the VM.
 
@@ -110,10 +110,30 @@ pub struct MonitorConfig {
     pub cache: CachePolicy,
     /// Block devices that the guest gets.
     pub disks: Vec<Disk>,
-    /// There is no VM to be made: the shares are to be added to those of this monitor.
-    pub joins: Option<ProcessId>,
-    /// Where the way to the guest is found then.
+}
+
+/// What a keeper needs to know: what a container has in a monitor's place whose micro-VM is another's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeeperConfig {
+    /// The container's ID.
+    pub id: String,
+    /// The micro-VM's monitor.
+    pub monitor: ProcessId,
+    /// Where the way to the guest is found.
     pub socket: PathBuf,
+    /// What is to be done.
+    pub task: KeeperTask,
+}
+
+/// What a keeper is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeeperTask {
+    /// The shares are to be in the monitor's jail for as long as the control socket is open: [`MonitorEvent::Attached`]. After that
+    /// the container ends, and they go.
+    Keep(Vec<Share>),
+    /// An earlier keeper was killed: the container is to end, and what is there of its shares is to go.
+    Clear,
 }
 
 /// What a running VM gets or loses. The next order comes when this one is answered, by [`MonitorEvent::Done`] or
@@ -131,6 +151,8 @@ pub enum MonitorOrder {
         /// Which.
         window: u32,
     },
+    /// What the guest's console shows is asked for; answered by [`MonitorEvent::Console`].
+    Console,
 }
 
 /// What a monitor reports. Times are nanoseconds of the host's CLOCK_MONOTONIC.
@@ -167,6 +189,13 @@ pub enum MonitorEvent {
         /// One sentence.
         message: String,
     },
+    /// The last lines of the guest's console, as they were asked for.
+    Console {
+        /// Oldest first.
+        lines: Vec<String>,
+    },
+    /// A keeper's shares are there.
+    Attached,
     /// The VM could not be made or run.
     Failed {
         /// One sentence.

@@ -12,7 +12,9 @@ mod lifecycle;
 mod network;
 mod programs;
 mod settings;
+mod shared;
 mod signals;
+mod sockets;
 mod status;
 mod streams;
 mod terminal;
@@ -35,6 +37,8 @@ pub fn all() -> Vec<Case> {
         filesystem::CASES,
         lifecycle::CASES,
         network::CASES,
+        shared::CASES,
+        sockets::CASES,
         cgroup::CASES,
         cycles::CASES,
         trace::CASES,

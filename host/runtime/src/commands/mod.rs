@@ -36,6 +36,7 @@ use crate::images::ImageError;
 use crate::install::InstallError;
 use crate::joined::JoinError;
 use crate::machine::MachineError;
+use crate::notify::NotifyError;
 use crate::preserved::PreservedError;
 use crate::proxy::process::ProxyError;
 use crate::rpc::RpcError;
@@ -79,6 +80,9 @@ pub enum CommandError {
     /// The agent in the guest.
     #[error(transparent)]
     Guest(#[from] GuestError),
+    /// NOTIFY_SOCKET.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
     /// The container's network, in its process's words.
     #[error("{0}")]
     Network(String),

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use agent_protocol::{GUEST_CID, MAX_INTERFACES, READY_PORT, SHARE_TAG};
 use kvm_ioctls::Kvm;
+use serde::de::DeserializeOwned;
 use vmm::devices::blk::{Blk, BlkConfig, BlkError};
 use vmm::devices::console::Console;
 use vmm::devices::fs::{self, Fs, FsConfig, FsError};
@@ -111,14 +112,13 @@ pub fn keeper_main() -> ExitCode {
     let Ok(reports) = control.try_clone() else { return ExitCode::FAILURE };
     let reporter = Reporter::new(reports, false);
     let mut control = BufReader::new(control);
-    let config = read_config(&mut control);
-    match config.map(|config| (config.joins, config)) {
-        Ok((Some(monitor), config)) => keeper::run(&config, monitor, control.get_ref(), &reporter),
-        _ => ExitCode::FAILURE,
+    match read_config(&mut control) {
+        Ok(config) => keeper::run(&config, control.get_ref(), &reporter),
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn read_config(control: &mut impl BufRead) -> Result<MonitorConfig, MonitorError> {
+fn read_config<T: DeserializeOwned>(control: &mut impl BufRead) -> Result<T, MonitorError> {
     let mut line = String::new();
     control.take(CONFIG_MAX).read_line(&mut line).map_err(|e| MonitorError::Config(e.to_string()))?;
     serde_json::from_str(&line).map_err(|e| MonitorError::Config(e.to_string()))

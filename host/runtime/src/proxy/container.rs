@@ -91,8 +91,8 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
         }
     };
     let session = Arc::new(session);
-    if order.network != Network::Host && order.joined.is_none() {
-        session.join_network()?;
+    if order.network != Network::Host && !order.shares_network {
+        session.join_network(order.joined.as_ref().map(|owner| (order.root.as_path(), owner)))?;
     }
     session.listen(signals)?;
     session.boot(&order)?;

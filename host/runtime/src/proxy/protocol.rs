@@ -16,6 +16,7 @@ use crate::log::Log;
 use crate::network::devices::NetworkDevice;
 use crate::preserved::Place;
 use crate::settings::CachePolicy;
+use crate::sockets::HostSockets;
 
 /// File descriptors that a proxy starts with, beside stdin, stdout and stderr.
 pub mod fds {
@@ -87,6 +88,10 @@ pub struct ContainerOrder {
     pub shares: Vec<Share>,
     /// Block devices of the host that it gets.
     pub blocks: Vec<BlockDevice>,
+    /// Sockets of the host's that the container has.
+    pub sockets: HostSockets,
+    /// It says when it is ready.
+    pub notify: bool,
     /// config.json as the guest gets it.
     pub spec: String,
     /// The container's process has a terminal.
@@ -101,6 +106,8 @@ pub struct ContainerOrder {
     pub attached: bool,
     /// It lives in another container's micro-VM.
     pub joined: Option<Owner>,
+    /// Its network is another container's in that micro-VM.
+    pub shares_network: bool,
     /// When the command started, and when it had read the configuration, by CLOCK_MONOTONIC: for the trace.
     pub started_ns: [u64; 3],
 }

@@ -13,6 +13,7 @@ mod request;
 mod server;
 mod tmpfile;
 mod worker;
+mod xattr_names;
 
 #[cfg(test)]
 mod tests;
