@@ -84,14 +84,15 @@ fn cache(env: &Env, policy: &str) {
 /// What a container engine in the container does with its volume: layers, copies up, whiteouts, directories that hide others.
 fn overlay_inside(env: &Env) {
     let volume = env.directory("volume");
-    let script = "set -e; cd /volume; mkdir lower upper work merged lower/dir lower/gone; cp /bin/busybox lower/tool; echo one >lower/dir/a
+    let script = "set -e; cd /volume; mkdir lower upper work merged lower/dir lower/gone; cp /bin/busybox lower/busybox-tool; echo one >lower/dir/a
         echo two >lower/b; ln -s b lower/link; chown 12:34 lower/b
         mount -t overlay o -o lowerdir=lower,upperdir=upper,workdir=work merged; cd merged
-        cat dir/a link; echo more >>b; rm dir/a; chown -h 5:6 link; rm -r gone; mkdir gone; touch gone/new; mv tool moved; ./moved echo runs
+        cat dir/a link; echo more >>b; rm dir/a; chown -h 5:6 link; rm -r gone; mkdir gone; touch gone/new; mv busybox-tool busybox-moved; ./busybox-moved echo runs
         ls dir | wc -l; ls gone; stat -c %u:%g b link; cd ..; umount merged
         mount -t overlay o -o lowerdir=upper:lower merged; cat merged/b; ls merged/gone merged/dir merged; umount merged";
     let outcome = env.run(&env.bundle(Root::Busybox).privileged().bind(&volume, "/volume", &[]).script(script));
-    let expected = "one two runs 0 new 12:34 5:6 two more merged: b dir gone link moved merged/dir: merged/gone: new";
+    let expected =
+        "one two runs 0 new 12:34 5:6 two more merged: b busybox-moved dir gone link merged/dir: merged/gone: new";
     let words = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!((words.as_str(), outcome.code()), (expected, 0), "{outcome:?}");
     let whiteout = fs::symlink_metadata(volume.join("upper/dir/a")).expect("a whiteout");
