@@ -3,6 +3,7 @@
 pub mod cgroup;
 mod plain;
 pub mod stats;
+pub mod watch;
 
 pub use plain::{Plain, SignalWords};
 
@@ -67,6 +68,9 @@ pub const MAX_NEIGHBOURS: usize = 1024;
 /// vsock port of the guest on which the agent carries the container's questions for names to the host: what asks 127.0.0.11 in the
 /// guest is answered by 127.0.0.11 of the host's side of the container's network.
 pub const NAMES_PORT: u32 = 1027;
+
+/// vsock port of the guest on which host and agent see to it that programs that watch shared files see what the host changes ([`watch`]).
+pub const WATCH_PORT: u32 = 1028;
 
 /// How long the agent waits for a stream that a request names by token, in seconds.
 pub const STDIO_TIMEOUT_SECONDS: u64 = 10;

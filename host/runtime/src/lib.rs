@@ -41,3 +41,4 @@ mod sys;
 pub mod terminal;
 mod timestamp;
 pub mod trace;
+pub mod watching;

@@ -16,6 +16,7 @@ mod status;
 mod streams;
 mod terminal;
 mod trace;
+mod watching;
 
 use crate::{Case, Env, For};
 
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Case> {
         fields::CASES,
         programs::CASES,
         filesystem::CASES,
+        watching::CASES,
         lifecycle::CASES,
         network::CASES,
         cgroup::CASES,
