@@ -10,7 +10,7 @@ use agent_protocol::agent::{
 use oci_spec::runtime::Process;
 use protobuf::Message;
 
-use crate::{cgroup, container, network};
+use crate::{cgroup, container, mappings, network};
 
 /// Takes one input: its first byte says what the rest is, a message as it comes over the wire (0 to 3) or the JSON in one (4 to 7).
 pub fn take(input: &[u8]) {
@@ -49,7 +49,7 @@ fn create(request: &CreateContainerRequest) {
     let size = request.stdio.as_ref().and_then(|stdio| stdio.terminal_size.as_ref());
     container::first_size(&plan.process, size);
     let Some(linux) = plan.spec.linux() else { return };
-    container::outside(linux.uid_mappings().as_deref(), plan.process.given.user().uid());
+    mappings::outside(linux.uid_mappings().as_deref(), plan.process.given.user().uid());
     if let Ok(path) = cgroup::path::of(linux.cgroups_path().as_deref(), &request.container_id) {
         assert!(path.is_relative() && path.components().all(|part| part.as_os_str() != ".."), "{path:?}");
     }

@@ -7,21 +7,25 @@ mod agent;
 mod boot;
 mod bpf;
 mod cgroup;
+mod clock;
 mod container;
 mod debug_shell;
 mod detour;
 #[doc(hidden)]
 pub mod fuzzing;
 mod klog;
+mod mappings;
 mod mounts;
 #[cfg(test)]
 mod mutation_tests;
 mod names;
 mod network;
+mod notify;
 mod process;
 mod reaper;
 mod rpc;
 mod seccomp;
+mod sockets;
 mod spec;
 mod stdio;
 mod streams;

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use agent_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
-    GuestStatus, ListProcessesResponse, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
-    StartContainerResponse, StatsResponse, UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest,
-    WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
+    AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
+    ExecProcessRequest, ExecProcessResponse, GuestStatus, ListProcessesResponse, ResizeTerminalRequest,
+    SignalProcessRequest, StartContainerRequest, StartContainerResponse, StatsResponse, UpdateContainerRequest,
+    UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse, WaitReadyResponse,
 };
 use agent_protocol::agent_ttrpc;
 use async_trait::async_trait;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::agent::Agent;
+use crate::clock;
 use crate::container::{self, Error};
 
 /// Nanoseconds of CLOCK_BOOTTIME.
@@ -71,7 +72,7 @@ impl agent_ttrpc::Agent for Service {
     ) -> ttrpc::Result<StartContainerResponse> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         whole(async move {
-            let executed_ns = container.start().await?;
+            let executed_ns = container.start(request.notify).await?;
             Ok(StartContainerResponse { executed_ns, ..Default::default() })
         })
         .await
@@ -141,6 +142,12 @@ impl agent_ttrpc::Agent for Service {
         Ok(Empty::default())
     }
 
+    async fn wait_ready(&self, _ctx: &TtrpcContext, request: ContainerRequest) -> ttrpc::Result<WaitReadyResponse> {
+        let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let line = container.ready().await.unwrap_or_default();
+        Ok(WaitReadyResponse { line, ..Default::default() })
+    }
+
     async fn update_container(&self, _ctx: &TtrpcContext, request: UpdateContainerRequest) -> ttrpc::Result<Empty> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         container.update(&request.resources_json).map_err(status)?;
@@ -173,6 +180,17 @@ impl agent_ttrpc::Agent for Service {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         container.update_network(&request).map_err(status)?;
         Ok(Empty::default())
+    }
+
+    async fn adjust_clock(
+        &self,
+        _ctx: &TtrpcContext,
+        request: AdjustClockRequest,
+    ) -> ttrpc::Result<AdjustClockResponse> {
+        let realtime_ns = clock::adjust(request.by_ns, request.slew).map_err(|error| {
+            ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, format!("the guest's clock: {error}")))
+        })?;
+        Ok(AdjustClockResponse { realtime_ns, ..Default::default() })
     }
 
     async fn get_guest_status(&self, _ctx: &TtrpcContext, _request: Empty) -> ttrpc::Result<GuestStatus> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Mount, Spec};
 
-use crate::container::map_text;
+use crate::mappings::map_text;
 use crate::mounts::id_map::IdMaps;
 use crate::mounts::options::{self, MountOptions};
 use crate::seccomp;
@@ -103,9 +103,14 @@ impl Namespaces {
         self.new & flag != 0
     }
 
+    /// Whether it is to join one of this kind.
+    pub fn joins(&self, flag: i32) -> bool {
+        self.joined.iter().any(|(f, _)| *f == flag)
+    }
+
     /// Whether the container has not the guest's own.
     pub fn is_own(&self, flag: i32) -> bool {
-        self.is_new(flag) || self.joined.iter().any(|(f, _)| *f == flag)
+        self.is_new(flag) || self.joins(flag)
     }
 }
 
@@ -132,6 +137,24 @@ impl Plan {
             hooks: hooks::hooks(&spec)?,
             spec,
         })
+    }
+
+    /// Gives the configuration of a container that joins this one's user namespace its mappings. What it says of them itself must be true:
+    /// files and devices are made by it.
+    pub fn lend_mappings(&self, id: &str, to: &mut Spec) -> Result<(), Error> {
+        let no = |problem: String| Err(invalid("linux.namespaces", problem));
+        let lent = self.spec.linux().as_ref().filter(|_| self.namespaces.is_own(libc::CLONE_NEWUSER));
+        let (Some(lent), Some(own)) = (lent, to.linux_mut()) else {
+            return no(format!("container {id:?} has no user namespace of its own that could be joined"));
+        };
+        let fits = |own: &Option<Vec<_>>, lent| own.as_ref().is_none_or(Vec::is_empty) || own == lent;
+        if !fits(own.uid_mappings(), lent.uid_mappings()) || !fits(own.gid_mappings(), lent.gid_mappings()) {
+            return no(format!(
+                "linux.uidMappings and linux.gidMappings are not those of container {id:?}, whose user namespace is joined"
+            ));
+        }
+        own.set_uid_mappings(lent.uid_mappings().clone()).set_gid_mappings(lent.gid_mappings().clone());
+        Ok(())
     }
 
     /// root.path.
@@ -240,17 +263,10 @@ fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
     if !result.is_own(libc::CLONE_NEWNS) {
         return Err(invalid("linux.namespaces", "mount is missing: a container cannot change the guest's own mounts"));
     }
-    let joins = |flag| result.joined.iter().any(|(f, _)| *f == flag);
-    if joins(libc::CLONE_NEWNS) {
+    if result.joins(libc::CLONE_NEWNS) {
         return Err(invalid(
             "linux.namespaces",
             "a mount namespace cannot be joined: the container's root is made in a new one",
-        ));
-    }
-    if joins(libc::CLONE_NEWUSER) && result.is_new(libc::CLONE_NEWPID) {
-        return Err(invalid(
-            "linux.namespaces",
-            "a new pid namespace in a joined user namespace is not supported in the guest",
         ));
     }
     if let Some(linux) = spec.linux() {

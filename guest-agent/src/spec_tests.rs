@@ -59,6 +59,11 @@ fn namespaces_must_make_sense_together() {
     let joined = namespaces(r#"{"type":"mount"},{"type":"network","path":"/proc/1/ns/net"}"#, "").unwrap();
     assert_eq!(joined.joined, [(libc::CLONE_NEWNET, PathBuf::from("/proc/1/ns/net"))]);
     assert!(joined.is_own(libc::CLONE_NEWNET) && !joined.is_new(libc::CLONE_NEWNET));
+    let joined =
+        namespaces(r#"{"type":"mount"},{"type":"pid"},{"type":"user","path":"/run/sandbox/containers/x"}"#, "");
+    assert!(joined.unwrap().joins(libc::CLONE_NEWUSER));
+    let mount = namespaces(r#"{"type":"mount","path":"/run/sandbox/containers/x"}"#, "").unwrap_err();
+    assert!(mount.contains("a mount namespace cannot be joined"), "{mount}");
     assert!(namespaces(r#"{"type":"mount"},{"type":"mount"}"#, "").is_err());
     assert!(namespaces(r#"{"type":"mount"},{"type":"user"}"#, "").unwrap_err().contains("uidMappings"));
     assert!(namespaces(r#"{"type":"mount"}"#, r#","timeOffsets":{"boottime":{"secs":1}}"#).is_err());
@@ -106,4 +111,27 @@ fn scheduler_flags_have_the_specifications_names() {
     let flags = r#","scheduler":{"policy":"SCHED_BATCH","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]}"#;
     let plan = plan(flags, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap();
     assert_eq!(plan.process.scheduler.map(|s| s.flags), Some(0x05));
+}
+
+#[test]
+fn a_joined_user_namespace_lends_its_mappings() {
+    let list = |first| format!(r#"[{{"containerID":0,"hostID":{first},"size":10}}]"#);
+    let with = |namespaces: &str, mappings: &str| {
+        plan("", &format!(r#","linux":{{"namespaces":[{{"type":"mount"}}{namespaces}]{mappings}}}"#)).unwrap()
+    };
+    let mapped = |first| format!(r#","uidMappings":{0},"gidMappings":{0}"#, list(first));
+    let lender = with(r#",{"type":"user"}"#, &mapped(1000));
+    let joined = r#",{"type":"user","path":"/run/sandbox/containers/x"}"#;
+    for own in ["".to_owned(), mapped(1000)] {
+        let mut spec = with(joined, &own).spec;
+        lender.lend_mappings("x", &mut spec).unwrap();
+        let linux = spec.linux().as_ref().unwrap();
+        assert_eq!(crate::mappings::outside(linux.uid_mappings().as_deref(), 1), Some(1001));
+        assert_eq!(crate::mappings::outside(linux.gid_mappings().as_deref(), 1), Some(1001));
+    }
+    let mut other = with(joined, &mapped(2000)).spec;
+    let text = lender.lend_mappings("x", &mut other).unwrap_err().to_string();
+    assert!(text.contains("are not those of container \"x\""), "{text}");
+    let text = with("", "").lend_mappings("x", &mut other).unwrap_err().to_string();
+    assert!(text.contains("container \"x\" has no user namespace of its own"), "{text}");
 }

@@ -20,7 +20,7 @@ pub enum Cloned {
 }
 
 /// clone3(2) as fork: memory is copied, the signal at exit is SIGCHLD. `flags` holds namespace flags; with `cgroup` the
-/// child is born in that cgroup.
+/// child is born in that cgroup, and with CLONE_PARENT it is the caller's sibling and has its signal.
 ///
 /// The agent never has a second thread, so the child's copy of the memory (locks, allocator) is consistent and it may
 /// run any code.
@@ -41,7 +41,8 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> 
         set_tid_size: u64,
         cgroup: u64,
     }
-    let mut args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    let exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
+    let mut args = CloneArgs { flags, exit_signal, ..CloneArgs::default() };
     if let Some(fd) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = fd.as_raw_fd() as u64;
@@ -404,6 +405,31 @@ pub fn sched_setattr(attr: SchedAttr) -> io::Result<()> {
     let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, ..attr };
     // SAFETY: `attr` begins with its own size and outlives the call.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) }).map(drop)
+}
+
+/// Has CLOCK_REALTIME make up for so many nanoseconds little by little, instead of what was asked for before.
+pub fn slew_clock(by_ns: i64) -> io::Result<()> {
+    // SAFETY: an all-zero timex is valid.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    change.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    change.offset = by_ns / 1_000;
+    adjtimex(&mut change)
+}
+
+/// Adds so many nanoseconds to CLOCK_REALTIME at once.
+pub fn step_clock(by_ns: i64) -> io::Result<()> {
+    // SAFETY: an all-zero timex is valid.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    change.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+    change.time.tv_sec = by_ns.div_euclid(1_000_000_000);
+    // Nanoseconds, by ADJ_NANO.
+    change.time.tv_usec = by_ns.rem_euclid(1_000_000_000);
+    adjtimex(&mut change)
+}
+
+fn adjtimex(change: &mut libc::timex) -> io::Result<()> {
+    // SAFETY: the kernel reads and writes one timex, which outlives the call.
+    check(c_long::from(unsafe { libc::adjtimex(change) })).map(drop)
 }
 
 /// Brings the network interface `lo` of the current network namespace up.

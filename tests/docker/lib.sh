@@ -61,16 +61,17 @@ check() {
         echo "  FAILED  $title ($SECONDS s)"
         diff <(echo "${got[runc]:-}") <(echo "${got[sandbox]:-}") | sed 's/^/          /'
         failed=$((failed + 1))
+        differ+=("$title")
     fi
 }
 
 count=0 passed=0 failed=0 table=()
 run_row() {
-    local before=("$passed" "$failed")
+    local before=("$passed" "$failed") differ=()
     echo "row $(basename "$1" .sh)"
     # shellcheck source=/dev/null
     . "$1"
-    table+=("$(basename "$1" .sh) $((passed - before[0])) $((failed - before[1]))")
+    table+=("$(basename "$1" .sh) $((passed - before[0])) $((failed - before[1])) $(IFS=,; echo "${differ[*]}" | sed 's/,/, /g')")
 }
 summary() {
     printf '%s\n' "${table[@]}" >../../build/lab/out/docker-rows

@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::ends::Ends;
 use super::sync::{Channel, FromChild, ToChild};
-use super::{Error, identity, step};
+use super::{Error, step};
+use crate::mappings::map_text;
 use crate::process::limits;
 use crate::reaper::Exit;
 use crate::spec::{Plan, ProcessPlan};
@@ -52,7 +53,7 @@ pub async fn raise(channel: &Channel, exit: &mut oneshot::Receiver<Exit>) -> Res
 pub fn map_ids(plan: &Plan, pid: Pid) -> Result<(), Error> {
     let linux = plan.spec.linux().as_ref();
     if plan.namespaces.is_new(libc::CLONE_NEWUSER) {
-        let map = |m: Option<&[_]>| identity::map_text(m.unwrap_or_default());
+        let map = |m: Option<&[_]>| map_text(m.unwrap_or_default());
         write(pid, "uid_map", map(linux.and_then(|l| l.uid_mappings().as_deref())))?;
         write(pid, "gid_map", map(linux.and_then(|l| l.gid_mappings().as_deref())))?;
     }

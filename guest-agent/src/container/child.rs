@@ -2,13 +2,13 @@
 //! the agent's code: it ends in execve(2) or in an error that is sent to the parent.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Gid, Uid};
 
 use super::hooks::{self, State};
-use super::namespaces::{Joined, unshare_flags};
+use super::namespaces::{Joined, born_inside, unshare_flags};
 use super::program::{Error, Program, step};
 use super::sync::{FromChild, ToChild};
 use crate::mounts::{Prepared, rootfs};
@@ -84,11 +84,8 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
 
 fn enter_namespaces(job: &Job<'_>) -> Result<(), Error> {
     let namespaces = &job.plan.namespaces;
-    for (flag, fd) in &job.joined.0 {
-        // This process was born in those two.
-        if !matches!(*flag, libc::CLONE_NEWPID | libc::CLONE_NEWTIME) {
-            step("join a namespace", sys::setns(fd.as_fd(), *flag))?;
-        }
+    if !born_inside(namespaces) {
+        step("join a namespace", job.joined.enter())?;
     }
     if job.program.channel.expect(ToChild::Go).is_err() {
         sys::exit(1);

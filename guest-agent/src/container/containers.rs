@@ -93,13 +93,16 @@ impl Containers {
         }
     }
 
-    /// Has the kernel forget the files of a container that has ended, where others go on: the host would keep them open otherwise, and
-    /// with them what they are mounted from. In a process of its own, as it may take long and the agent has but one thread.
-    pub fn forget_files(&self, agent: &Agent, plan: &Plan) {
+    /// Whether some go on.
+    pub fn some_live(&self) -> bool {
         let by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = by_id.values().flatten().any(|container| !container.first.has_exited());
-        drop(by_id);
-        if !others || !plan.root().starts_with(SHARE_DIR) {
+        by_id.values().flatten().any(|container| !container.first.has_exited())
+    }
+
+    /// Has the kernel forget the files of a container that has ended: the host would keep them open otherwise, and with them what they are
+    /// mounted from. In a process of its own, as it may take long and the agent has but one thread.
+    pub fn forget_files(&self, agent: &Agent, plan: &Plan) {
+        if !plan.root().starts_with(SHARE_DIR) {
             return;
         }
         match sys::clone3(0, None) {

@@ -4,26 +4,30 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use agent_protocol::CONTAINERS_DIR;
-use agent_protocol::agent::{CreateContainerRequest, Stdio};
+use agent_protocol::agent::{CreateContainerRequest, HostSockets, Stdio};
+use agent_protocol::{CONTAINERS_DIR, NOTIFY_DIR};
 use rustix::fs::Uid;
 use rustix::mount::MountFlags;
 use tokio::sync::oneshot;
 
 use super::birth::{self, Born};
 use super::child::{self, Job};
+use super::disks::Disks;
 use super::ends::{self, Ends, Streams};
 use super::execs::Execs;
 use super::hooks::State;
 use super::namespaces::{self, Joined};
 use super::process::{End, Process, Report};
 use super::program::Program;
-use super::{Container, Error, identity, step, sync};
+use super::{Container, Error, step, sync};
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
+use crate::mappings::outside;
 use crate::mounts::Prepared;
+use crate::notify::Notify;
 use crate::process::keyring::Keyring;
 use crate::reaper::Exit;
+use crate::sockets::{self, Sockets};
 use crate::spec::Plan;
 use crate::{stdio, sys};
 
@@ -39,11 +43,17 @@ pub struct Created {
 pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Result<Created, Error> {
     let (mut plan, state) = check_request(&request)?;
     find_joined(agent, &mut plan)?;
+    let disks = Disks::find(&request.block_devices)?;
+    disks.translate(&mut plan.spec);
     let keyring = if request.no_new_keyring { None } else { keyring(&request.container_id, &plan) };
     let id = request.container_id;
     let stdio = request.stdio.into_option().unwrap_or_default();
+    let sockets = request.sockets.into_option().unwrap_or_default();
     agent.containers.reserve(&id)?;
-    let result = build(agent, &id, plan, keyring, &stdio, state).await;
+    let result = match Places::make(agent, &id, &sockets, request.notify).await {
+        Ok(places) => build(agent, &id, (plan, disks), keyring, &stdio, (state, places)).await,
+        Err(error) => Err(error),
+    };
     match result {
         Ok((container, mounted_ns)) => {
             let pid = container.first.pid().as_raw_pid();
@@ -67,6 +77,9 @@ fn find_joined(agent: &Agent, plan: &mut Plan) -> Result<(), Error> {
         if let Ok(id) = path.strip_prefix(CONTAINERS_DIR) {
             let container = agent.containers.get(&id.to_string_lossy())?;
             *path = container.namespace_path(*flag)?;
+            if *flag == libc::CLONE_NEWUSER {
+                container.plan.lend_mappings(&container.id, &mut plan.spec)?;
+            }
         }
     }
     Ok(())
@@ -78,6 +91,7 @@ pub fn check_request(request: &CreateContainerRequest) -> Result<(Plan, State), 
     let plan = Plan::new(&request.spec_json)?;
     let state = State::new(&request.state_json).map_err(Error::State)?;
     ends::check(request.stdio.as_ref().unwrap_or_default(), plan.process.terminal())?;
+    sockets::check(request.sockets.as_ref().unwrap_or_default())?;
     Ok((plan, state))
 }
 
@@ -90,13 +104,27 @@ pub fn check_id(id: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the container's bind mounts need that is the agent's own. Gone with this.
+struct Places {
+    sockets: Option<Sockets>,
+    notify: Option<Notify>,
+}
+
+impl Places {
+    async fn make(agent: &Agent, id: &str, sockets: &HostSockets, notify: bool) -> Result<Places, Error> {
+        let notify = notify.then(|| Notify::make(id)).transpose();
+        let notify = notify.map_err(step(format!("make a directory in {NOTIFY_DIR}")))?;
+        Ok(Places { sockets: Sockets::open(agent, id, sockets).await?, notify })
+    }
+}
+
 async fn build(
     agent: &Arc<Agent>,
     id: &str,
-    plan: Plan,
+    (plan, disks): (Plan, Disks),
     keyring: Option<Keyring>,
     stdio: &Stdio,
-    state: State,
+    (state, places): (State, Places),
 ) -> Result<(Arc<Container>, u64), Error> {
     let streams = Streams::claim(agent, stdio).await?;
     let sources = plan.mounts.iter().filter(|m| m.options.bind || m.fs_type == "bind").map(|m| m.source.as_path());
@@ -137,12 +165,15 @@ async fn build(
     let container = Arc::new(Container {
         id: id.to_owned(),
         plan,
+        disks,
         first,
         execs: Execs::default(),
         cgroup,
         keyring,
         network: Mutex::default(),
         channel,
+        sockets: Mutex::new(places.sockets.map(|sockets| sockets.serve(agent.clone()))),
+        notify: places.notify,
     });
     tokio::spawn(supervise(agent.clone(), container.clone(), exit, flushed, report));
     Ok((container, mounted_ns))
@@ -159,7 +190,7 @@ fn cgroup_owner(plan: &Plan) -> Option<u32> {
         return None;
     }
     let mappings = plan.spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref());
-    identity::outside(mappings, plan.process.given.user().uid())
+    outside(mappings, plan.process.given.user().uid())
 }
 
 /// The clone. No await between it and [`crate::reaper::Reaper::watch`].
@@ -175,7 +206,7 @@ fn give_birth(
     let joined = Joined::open(&plan.namespaces)?;
     let prepared = Prepared::new(plan)?;
     let mappings = linux.and_then(|l| l.uid_mappings().as_deref());
-    let owner = identity::outside(mappings, plan.process.given.user().uid()).map(Uid::from_raw);
+    let owner = outside(mappings, plan.process.given.user().uid()).map(Uid::from_raw);
     let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the container's pipes"))?;
     let (channel, child_channel) =
         sync::pair(inherited.first_free()).map_err(step("open a socket to the container's process"))?;
@@ -227,8 +258,12 @@ async fn supervise(
     let oom_kills = container.cgroup.oom_killed();
     container.cgroup.emptied().await;
     container.cgroup.remove();
-    container.close();
-    agent.containers.forget_files(&agent, &container.plan);
+    // Nobody is left who could send more.
+    container.close().await;
+    if agent.containers.some_live() {
+        container.leave_network();
+        agent.containers.forget_files(&agent, &container.plan);
+    }
     report.ended(End { exit, oom_kills });
 }
 

@@ -6,7 +6,7 @@ use agent_protocol::Plain;
 use ttrpc::Code;
 
 use super::sync::Failure;
-use crate::{cgroup, mounts, network, spec, streams};
+use crate::{cgroup, mounts, network, sockets, spec, streams};
 
 /// A call about a container that failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,14 @@ pub enum Error {
     /// Its mounts, as far as they are made before it.
     #[error(transparent)]
     Mounts(#[from] mounts::Error),
+    /// The host's sockets.
+    #[error(transparent)]
+    Sockets(#[from] sockets::Error),
+    /// There is nowhere to make its socket.
+    #[error(
+        "NOTIFY_SOCKET is set, and was not when the container was created: set it for both commands, or for neither"
+    )]
+    NoNotify,
     /// Its network.
     #[error(transparent)]
     Network(#[from] network::Error),
@@ -115,6 +123,7 @@ impl Error {
             | Error::Resources(_)
             | Error::State(_)
             | Error::Stdio(_)
+            | Error::Sockets(sockets::Error::Request(_))
             | Error::Signal(_) => Code::INVALID_ARGUMENT,
             Error::Cgroup(
                 cgroup::Error::Path(_)
@@ -127,16 +136,19 @@ impl Error {
             Error::Exists(_) | Error::ProcessExists(_) => Code::ALREADY_EXISTS,
             Error::Ending => Code::UNAVAILABLE,
             Error::TooMany(_) => Code::RESOURCE_EXHAUSTED,
-            Error::Streams(_) => Code::DEADLINE_EXCEEDED,
+            Error::Streams(_) | Error::Sockets(sockets::Error::Stream(_)) => Code::DEADLINE_EXCEEDED,
             Error::NotCreated { .. }
             | Error::NotRunning
             | Error::NotPaused
             | Error::Finished
             | Error::ExecPaused
             | Error::ExecStopped
+            | Error::NoNotify
             | Error::NoTerminal => Code::FAILED_PRECONDITION,
             Error::Child(failure) => failure.kind.code(),
-            Error::Cgroup(_) | Error::Network(_) | Error::Died(_) | Error::Step { .. } => Code::INTERNAL,
+            Error::Cgroup(_) | Error::Network(_) | Error::Sockets(_) | Error::Died(_) | Error::Step { .. } => {
+                Code::INTERNAL
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agent_protocol::agent::{ExecProcessRequest, Stdio};
 use rustix::fs::Uid;
-use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
+use rustix::process::Signal;
 
 use super::birth::{self, Born};
 use super::ends::{self, Ends, Streams};
@@ -13,8 +13,9 @@ use super::exec_child::{self, Job};
 use super::namespaces::{self, Joined};
 use super::process::{End, Report};
 use super::program::Program;
-use super::{Container, Error, Process, create, execute, identity, step, sync};
+use super::{Container, Error, Process, create, execute, step, sync};
 use crate::agent::Agent;
+use crate::mappings::outside;
 use crate::process::affinity;
 use crate::spec::{Namespaces, ProcessPlan};
 use crate::{stdio, sys};
@@ -109,7 +110,7 @@ fn give_birth(
     // Its namespaces cannot be found any more once it is dead, even when it was not reaped yet.
     let joined = Joined::of_process(container.first.pid()).map_err(|_| Error::ExecStopped)?;
     let mappings = plan.spec.linux().as_ref().and_then(|l| l.uid_mappings().as_deref());
-    let owner = identity::outside(mappings, process.given.user().uid()).map(Uid::from_raw);
+    let owner = outside(mappings, process.given.user().uid()).map(Uid::from_raw);
     let (ends, inherited) = Ends::open(streams, owner).map_err(step("open the process's pipes"))?;
     let (channel, child_channel) = sync::pair(inherited.first_free()).map_err(step("open a socket to the process"))?;
     let program = Program {
@@ -123,10 +124,11 @@ fn give_birth(
     };
     let job = Job { program, joined, cpus: affinity::present() };
     let cgroup = container.cgroup.open(sub_cgroup)?;
-    let cloned = match clone_hidden(&job, &cgroup) {
+    let clone = |cgroup: &OwnedFd| namespaces::clone(&Namespaces::default(), &job.joined, None, cgroup.as_fd());
+    let cloned = match clone(&cgroup) {
         // Processes cannot be in a cgroup that has handed its controllers down: then it is where the first one went.
         Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) && sub_cgroup.is_empty() => {
-            clone_hidden(&job, &container.cgroup.open_of(container.first.pid())?)?
+            clone(&container.cgroup.open_of(container.first.pid())?)?
         }
         Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
             return Err(container.cgroup.cannot_join(sub_cgroup, source).into());
@@ -137,17 +139,6 @@ fn give_birth(
         sys::Cloned::Child => exec_child::run(&job),
         sys::Cloned::Parent(pid) => Ok(Born { pid, channel, exit: agent.reaper.watch(pid), ends }),
     }
-}
-
-/// Clones a child that nobody in the container can look into.
-fn clone_hidden(job: &Job<'_>, cgroup: &OwnedFd) -> Result<sys::Cloned, Error> {
-    let hide = |behavior| set_dumpable_behavior(behavior).map_err(step("protect the new process"));
-    hide(DumpableBehavior::NotDumpable)?;
-    let cloned = namespaces::clone(&Namespaces::default(), &job.joined, None, cgroup.as_fd());
-    if !matches!(cloned, Ok(sys::Cloned::Child)) {
-        hide(DumpableBehavior::Dumpable)?;
-    }
-    cloned
 }
 
 struct Supervised {

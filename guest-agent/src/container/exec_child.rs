@@ -4,8 +4,6 @@
 //! It can be seen by the container before it is one of its own: the agent makes it undumpable, so that its memory, its
 //! descriptors and its root directory are out of the container's reach until execve(2).
 
-use std::os::fd::AsFd;
-
 use super::child::{become_root, close_others};
 use super::namespaces::Joined;
 use super::program::{Error, Program, step};
@@ -41,12 +39,7 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     if let Some(initial) = &cpus.initial {
         step("apply process.execCPUAffinity.initial", affinity::apply(initial, job.cpus))?;
     }
-    for (flag, fd) in &job.joined.0 {
-        match *flag {
-            libc::CLONE_NEWPID | libc::CLONE_NEWTIME => {}
-            flag => step("join the container's namespaces", sys::setns(fd.as_fd(), flag))?,
-        }
-    }
+    step("join the container's namespaces", job.joined.enter())?;
     if job.joined.has(libc::CLONE_NEWUSER) {
         become_root()?;
     }

@@ -4,13 +4,13 @@ mod birth;
 mod child;
 mod containers;
 mod create;
+mod disks;
 mod ends;
 mod error;
 mod exec;
 mod exec_child;
 mod execs;
 mod hooks;
-pub(crate) mod identity;
 mod interfaces;
 mod list;
 mod namespaces;
@@ -32,15 +32,17 @@ pub use create::create;
 pub use ends::{first_size, winsize};
 pub use error::Error;
 pub use exec::{check_exec, exec};
-pub use identity::{map_text, outside};
 pub use list::list;
 pub use process::Process;
 
 use crate::cgroup::Cgroup;
 use crate::network::Established;
+use crate::notify::Notify;
 use crate::process::keyring::Keyring;
+use crate::sockets::Serving;
 use crate::spec::Plan;
 use crate::sys;
+use disks::Disks;
 use error::step;
 use execs::Execs;
 use sync::{Channel, FromChild, ToChild};
@@ -49,6 +51,7 @@ use sync::{Channel, FromChild, ToChild};
 pub struct Container {
     id: String,
     plan: Plan,
+    disks: Disks,
     first: Process,
     execs: Execs,
     cgroup: Cgroup,
@@ -57,11 +60,19 @@ pub struct Container {
     network: Mutex<Established>,
     /// Taken by Start.
     channel: Mutex<Option<Channel>>,
+    /// Those of the host's that it has.
+    sockets: Mutex<Option<Serving>>,
+    /// Where it says that it is ready.
+    notify: Option<Notify>,
 }
 
 impl Container {
-    /// Lets the prepared process execute; gives the time when it had.
-    pub async fn start(&self) -> Result<u64, Error> {
+    /// Lets the prepared process execute; gives the time when it had. With `notify` it can say when it is ready.
+    pub async fn start(&self, notify: bool) -> Result<u64, Error> {
+        if notify {
+            let place = self.notify.as_ref().ok_or(Error::NoNotify)?;
+            place.open().map_err(step("make the socket for sd_notify"))?;
+        }
         let not_created = |state| Error::NotCreated { id: self.id.clone(), state };
         let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         let channel = channel.ok_or_else(|| not_created("was started before"))?;
@@ -69,6 +80,11 @@ impl Container {
             return Err(not_created("has ended"));
         }
         execute(&channel).await?.ok_or_else(|| not_created("has ended"))
+    }
+
+    /// Waits until the container has said that it is ready, or has ended: what it said.
+    pub async fn ready(&self) -> Option<Vec<u8>> {
+        self.notify.as_ref()?.ready(self.exited()).await
     }
 
     /// The first process, or the exec'd one with this id.
@@ -115,7 +131,8 @@ impl Container {
         if self.first.has_exited() {
             return Err(Error::NotRunning);
         }
-        let resources = serde_json::from_slice(resources_json).map_err(Error::Resources)?;
+        let mut resources = serde_json::from_slice(resources_json).map_err(Error::Resources)?;
+        self.disks.translate_rules(&mut resources);
         Ok(self.cgroup.update(&resources)?)
     }
 
@@ -153,9 +170,14 @@ impl Container {
     }
 
     /// Closes what nobody needs after the end.
-    fn close(&self) {
+    async fn close(&self) {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.first.set_master(None);
+        self.notify.as_ref().inspect(|notify| notify.close());
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sockets) = sockets {
+            sockets.finish().await;
+        }
     }
 }
 

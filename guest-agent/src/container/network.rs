@@ -10,7 +10,7 @@ use agent_protocol::agent::UpdateNetworkRequest;
 
 use super::namespaces::path_of;
 use super::{Container, Error, step};
-use crate::network;
+use crate::network::{self, Network};
 
 impl Container {
     /// Brings the network into the state that the request describes. It is the guest's own where the container has none.
@@ -19,6 +19,14 @@ impl Container {
         let namespace = self.network_namespace()?;
         let mut established = self.network.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(established.update(&wanted, namespace.as_ref())?)
+    }
+
+    /// Gives back the windows of its interfaces, which others may need.
+    pub fn leave_network(&self) {
+        let mut established = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = established.update(&Network::default(), None) {
+            log::warn!("the interfaces of container {:?} stay: {error}", self.id);
+        }
     }
 
     /// The network namespace, unless it is the guest's own.

@@ -29,7 +29,10 @@ pub enum Error {
     Step { step: String, source: io::Error },
     #[error(transparent)]
     Mounts(#[from] mounts::Error),
-    #[error("chdir to cwd ({path:?}) set in config.json failed: {}", Plain(&io::Error::from(*errno)))]
+    #[error(
+        "unable to start container process: chdir to cwd ({path:?}) set in config.json failed: {}",
+        Plain(&io::Error::from(*errno))
+    )]
     WorkingDirectory { path: PathBuf, errno: Errno },
     #[error("config.json: linux.sysctl: {name:?} cannot be set to {value:?}: {}", Plain(source))]
     Sysctl { name: String, value: String, source: io::Error },

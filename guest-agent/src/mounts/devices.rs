@@ -17,7 +17,7 @@ use rustix::mount::{
 
 use super::Error;
 use super::resolve::{Kind, Root, proc_path};
-use crate::container::identity;
+use crate::mappings;
 use crate::spec::Plan;
 
 /// A node to make.
@@ -63,7 +63,7 @@ pub fn prepare(plan: &Plan) -> Result<Option<OwnedFd>, Error> {
     }
     let failed = |error: Errno| Error::Step { step: "make a file system for devices", error: error.into() };
     let nodes = file_system().map_err(failed)?;
-    let outside = |mappings: &Option<Vec<LinuxIdMapping>>, id| identity::outside(mappings.as_deref(), id).unwrap_or(0);
+    let outside = |list: &Option<Vec<LinuxIdMapping>>, id| mappings::outside(list.as_deref(), id).unwrap_or(0);
     for (index, device) in asked.iter().enumerate() {
         let node = node(device);
         let owner = (outside(linux.uid_mappings(), node.uid), outside(linux.gid_mappings(), node.gid));

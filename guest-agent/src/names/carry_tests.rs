@@ -1,8 +1,8 @@
 use tokio::io::{AsyncReadExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 
-use super::frame::Way;
 use super::*;
+use agent_protocol::names::Way;
 
 /// The host's end, and where programs ask.
 struct Host {

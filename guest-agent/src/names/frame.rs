@@ -2,19 +2,8 @@
 
 use std::io;
 
+use agent_protocol::names::{Head, LONGEST_ID, Way};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-/// An ID is 1 to 1024 bytes.
-const LONGEST_ID: usize = 1024;
-
-/// How a question came, and how its answer goes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// As a datagram.
-    Udp,
-    /// On a connection.
-    Tcp,
-}
 
 /// A question or an answer: DNS messages (RFC 1035), whose content is the host's affair.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,24 +19,18 @@ pub struct Frame {
 impl Frame {
     /// The next one.
     pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {
-        let mut head = [0; 7];
+        let mut head = [0; Head::LENGTH];
         stream.read_exact(&mut head).await?;
-        let [a, b, c, d, way, low, high] = head;
-        let way = match way {
-            0 => Way::Udp,
-            1 => Way::Tcp,
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        let mut message = vec![0; u16::from_le_bytes([low, high]).into()];
+        let Head { token, way, length } = Head::from_bytes(head).ok_or(io::ErrorKind::InvalidData)?;
+        let mut message = vec![0; length.into()];
         stream.read_exact(&mut message).await?;
-        Ok(Frame { token: u32::from_le_bytes([a, b, c, d]), way, message })
+        Ok(Frame { token, way, message })
     }
 
     /// Sends it. A message that is too long for a frame is not sent.
     pub async fn write(&self, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-        let Ok(length) = u16::try_from(self.message.len()) else { return Ok(()) };
-        let way = u8::from(self.way == Way::Tcp);
-        let bytes = [&self.token.to_le_bytes(), [way].as_slice(), &length.to_le_bytes(), &self.message].concat();
+        let Some(head) = Head::of(self.token, self.way, &self.message) else { return Ok(()) };
+        let bytes = [head.to_bytes().as_slice(), &self.message].concat();
         stream.write_all(&bytes).await
     }
 }

@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use agent_protocol::names::LISTENING;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
@@ -31,9 +32,6 @@ use redirect::Redirection;
 
 /// How long the host may take to say which container it means.
 const GREETING_TIME: Duration = Duration::from_secs(10);
-
-/// What the host gets when programs can ask.
-const LISTENING: u8 = 1;
 
 /// A question in a datagram is not longer.
 const LONGEST_DATAGRAM: usize = 4096;

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use agent_protocol::names::Way;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::Instant;
-
-use super::frame::Way;
 
 /// No more at once.
 const MOST: usize = 1024;

@@ -56,6 +56,7 @@ impl<'a> Place<'a> {
             Step::Rename(_, name) => self.there.ask(messages::rename(index, name, None, None)),
             Step::SetMtu(_, mtu) => self.there.ask(messages::set_mtu(index, *mtu)),
             Step::DisableIpv6(_, off) => self.disable_ipv6(name, *off),
+            Step::DisableArp(_, off) => self.there.ask(messages::disable_arp(index, *off)),
             Step::AddAddress(_, address) => self.add(messages::address(Verb::Add, index, address)),
             Step::DeleteAddress(_, address) => self.delete(messages::address(Verb::Delete, index, address)),
             Step::AddRoute(route) => self.add(messages::route(Verb::Add, index, route)),
@@ -97,6 +98,9 @@ impl<'a> Place<'a> {
         self.there.ask(messages::set_mtu(index, interface.mtu))?;
         if interface.ipv6_disabled {
             self.disable_ipv6(&interface.name, true)?;
+        }
+        if interface.no_arp {
+            self.there.ask(messages::disable_arp(index, true))?;
         }
         self.there.ask(messages::up(index))?;
         Ok(index)

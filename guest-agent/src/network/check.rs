@@ -56,6 +56,7 @@ fn interface(given: &NetworkInterface) -> Result<Interface, Error> {
         mac: mac(&given.mac)?,
         mtu: given.mtu,
         ipv6_disabled: given.ipv6_disabled,
+        no_arp: given.no_arp,
         addresses: each("addresses", &given.addresses, MAX_ADDRESSES, address)?,
     })
 }

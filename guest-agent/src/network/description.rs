@@ -27,6 +27,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Neither has addresses nor gets any by itself.
     pub ipv6_disabled: bool,
+    /// Nobody is asked for addresses of the link.
+    pub no_arp: bool,
     /// In the order in which they are added.
     pub addresses: Vec<Address>,
 }
@@ -96,6 +98,8 @@ pub enum Step {
     /// Of the device in this window.
     DisableIpv6(u32, bool),
     /// Of the device in this window.
+    DisableArp(u32, bool),
+    /// Of the device in this window.
     AddAddress(u32, Address),
     /// Of the device in this window.
     DeleteAddress(u32, Address),
@@ -127,6 +131,7 @@ impl Network {
             Step::Rename(window, name) => self.change(*window, |interface| interface.name.clone_from(name)),
             Step::SetMtu(window, mtu) => self.change(*window, |interface| interface.mtu = *mtu),
             Step::DisableIpv6(window, off) => self.change(*window, |interface| interface.ipv6_disabled = *off),
+            Step::DisableArp(window, off) => self.change(*window, |interface| interface.no_arp = *off),
             Step::AddAddress(window, address) => {
                 self.change(*window, |interface| add(&mut interface.addresses, address))
             }
@@ -164,6 +169,7 @@ impl Step {
             | Step::Rename(window, _)
             | Step::SetMtu(window, _)
             | Step::DisableIpv6(window, _)
+            | Step::DisableArp(window, _)
             | Step::AddAddress(window, _)
             | Step::DeleteAddress(window, _) => *window,
         }
@@ -180,6 +186,8 @@ impl fmt::Display for Step {
             Step::SetMtu(_, mtu) => write!(f, "set an MTU of {mtu} for"),
             Step::DisableIpv6(_, true) => write!(f, "switch IPv6 off for"),
             Step::DisableIpv6(_, false) => write!(f, "switch IPv6 on for"),
+            Step::DisableArp(_, true) => write!(f, "switch ARP off for"),
+            Step::DisableArp(_, false) => write!(f, "switch ARP on for"),
             Step::AddAddress(_, address) => write!(f, "add the address {address} to"),
             Step::DeleteAddress(_, address) => write!(f, "delete the address {address} of"),
             Step::AddRoute(route) => write!(f, "add the route {route} to"),

@@ -43,6 +43,7 @@ fn loopback() -> Network {
         mac: [0; 6],
         mtu: 9000,
         ipv6_disabled: false,
+        no_arp: false,
         addresses: vec![address("10.0.0.2", 24), address("fd00::2", 64)],
     };
     Network {
@@ -136,5 +137,18 @@ fn a_device_that_is_not_there_is_an_error() {
         wanted.interfaces[1].addresses.clear();
         let error = established.update(&wanted, None).unwrap_err().to_string();
         assert!(error.starts_with("cannot plug in window 63, network interface \"eth0\": "), "{error}");
+    });
+}
+
+#[test]
+fn arp_is_switched_off_and_on() {
+    in_a_namespace(|mut established| {
+        let mut wanted = loopback();
+        established.update(&wanted, None).unwrap();
+        for off in [true, false] {
+            wanted.interfaces[0].no_arp = off;
+            established.update(&wanted, None).unwrap();
+            assert_eq!(established.network, wanted);
+        }
     });
 }

@@ -93,9 +93,15 @@ impl Attributes {
     }
 }
 
-fn link(index: u32, flags: LinkFlags, attributes: &Attributes) -> Message {
-    let header = LinkHeader { index, flags, change_mask: flags, ..LinkHeader::default() };
-    Message::new(RTM_NEWLINK, 0, &header, attributes)
+fn link(index: u32, attributes: &Attributes) -> Message {
+    Message::new(RTM_NEWLINK, 0, &LinkHeader { index, ..LinkHeader::default() }, attributes)
+}
+
+/// Sets one of an interface's flags, or takes it away.
+fn set_flag(index: u32, flag: LinkFlags, on: bool) -> Message {
+    let flags = if on { flag } else { LinkFlags::empty() };
+    let header = LinkHeader { index, flags, change_mask: flag, ..LinkHeader::default() };
+    Message::new(RTM_NEWLINK, 0, &header, &Attributes::default())
 }
 
 /// Gives an interface another name, and with it another MAC address and another network namespace where they are given.
@@ -104,17 +110,22 @@ pub fn rename(index: u32, name: &str, mac: Option<[u8; 6]>, namespace: Option<Bo
         .with(IFLA_IFNAME, [name.as_bytes(), &[0]].concat())
         .maybe(mac, |all, mac| all.with(IFLA_ADDRESS, mac))
         .maybe(namespace, |all, fd| all.with(IFLA_NET_NS_FD, fd.as_raw_fd().to_ne_bytes()));
-    link(index, LinkFlags::empty(), &attributes)
+    link(index, &attributes)
 }
 
 /// Sets an interface's MTU.
 pub fn set_mtu(index: u32, mtu: u32) -> Message {
-    link(index, LinkFlags::empty(), &Attributes::default().number(IFLA_MTU, mtu))
+    link(index, &Attributes::default().number(IFLA_MTU, mtu))
 }
 
 /// Brings an interface up.
 pub fn up(index: u32) -> Message {
-    link(index, LinkFlags::Up, &Attributes::default())
+    set_flag(index, LinkFlags::Up, true)
+}
+
+/// Has an interface ask nobody for addresses of the link, or ask again.
+pub fn disable_arp(index: u32, off: bool) -> Message {
+    set_flag(index, LinkFlags::Noarp, off)
 }
 
 fn family(ipv6: bool) -> AddressFamily {

@@ -47,6 +47,10 @@ fn an_interface_gets_its_settings() {
     assert_eq!((link.header.index, link.attributes), (7, vec![LinkAttribute::Mtu(1400)]));
     let (_, _, link) = read::<LinkMessage>(up(7));
     assert_eq!((link.header.flags, link.header.change_mask), (LinkFlags::Up, LinkFlags::Up));
+    let (_, _, link) = read::<LinkMessage>(disable_arp(7, true));
+    assert_eq!((link.header.flags, link.header.change_mask), (LinkFlags::Noarp, LinkFlags::Noarp));
+    let (_, _, link) = read::<LinkMessage>(disable_arp(7, false));
+    assert_eq!((link.header.flags, link.header.change_mask), (LinkFlags::empty(), LinkFlags::Noarp));
 }
 
 #[test]

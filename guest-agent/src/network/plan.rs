@@ -1,8 +1,8 @@
 //! From the network that is to the one that is wanted.
 //!
 //! First goes what is not wanted any more, so that nothing is in the way of what comes. Some changes take more with them than they say
-//! (the kernel drops an interface's routes with its last address, and IPv6 with an MTU that is too small for it): what is set up by way
-//! of such an interface is added once more, which does no harm where it still is.
+//! (the kernel drops an interface's routes with its last address, IPv6 with an MTU that is too small for it, and neighbours when ARP is
+//! switched): what is set up by way of such an interface is added once more, which does no harm where it still is.
 
 use std::collections::HashSet;
 
@@ -29,7 +29,7 @@ struct Plan {
 impl Plan {
     fn push(&mut self, step: Step) {
         self.state.record(&step);
-        if matches!(step, Step::DeleteAddress(..) | Step::SetMtu(..) | Step::DisableIpv6(..)) {
+        if matches!(step, Step::DeleteAddress(..) | Step::SetMtu(..) | Step::DisableIpv6(..) | Step::DisableArp(..)) {
             self.shaken.insert(step.window());
         }
         self.steps.push(step);
@@ -89,6 +89,9 @@ impl Plan {
             }
             if wanted.ipv6_disabled != interface.ipv6_disabled {
                 self.push(Step::DisableIpv6(interface.window, wanted.ipv6_disabled));
+            }
+            if wanted.no_arp != interface.no_arp {
+                self.push(Step::DisableArp(interface.window, wanted.no_arp));
             }
         }
     }

@@ -14,7 +14,7 @@ fn address(text: &str) -> Address {
 fn interface(window: u32, name: &str, addresses: &[&str]) -> Interface {
     let addresses = addresses.iter().map(|a| address(a)).collect();
     let mac = [2, 0, 0, 0, 0, window as u8];
-    Interface { window, name: name.to_owned(), mac, mtu: 1500, ipv6_disabled: false, addresses }
+    Interface { window, name: name.to_owned(), mac, mtu: 1500, ipv6_disabled: false, no_arp: false, addresses }
 }
 
 fn route(window: u32, destination: Option<&str>, gateway: &str) -> Route {
@@ -125,6 +125,15 @@ fn settings_change_and_what_they_shook_off_comes_back() {
     let steps = steps(&two(), &wanted);
     assert_eq!(steps[..2], [Step::SetMtu(5, 9000), Step::DisableIpv6(6, true)]);
     assert_eq!(steps.len(), 2 + 3 + 2 + 1, "{steps:?}");
+}
+
+#[test]
+fn neighbours_go_when_arp_is_switched() {
+    let mut wanted = two();
+    wanted.interfaces[0].no_arp = true;
+    let steps = steps(&two(), &wanted);
+    assert_eq!(steps[0], Step::DisableArp(5, true));
+    assert_eq!(steps.last(), Some(&Step::AddNeighbour(wanted.neighbours[0].clone())));
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! The container's user: ids, groups, home directory.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use rustix::process::{Gid, Uid};
 
 /// Becomes the user, keeping the permitted capabilities for a moment, until they are set anew.
 pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    let groups: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
+    // Callers name a group twice: one that is given and has the user as a member. The kernel would show it twice.
+    let groups: BTreeSet<u32> = groups.iter().copied().collect();
+    let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
     rustix::thread::set_keep_capabilities(true)?;
     rustix::thread::set_thread_groups(&groups)?;
     let gid = Gid::from_raw(gid);

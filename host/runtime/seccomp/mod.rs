@@ -6,6 +6,7 @@
 //!
 //! `build.rs` includes this module; nothing of it is in the program but the compiled filters.
 
+mod blk;
 mod common;
 mod devices;
 mod fs;
@@ -68,9 +69,10 @@ pub const fn lacks(index: u8, bits: u32) -> Arg {
 pub const OWN_PID: u32 = 0x7fff_ff01;
 
 /// The filters, by the name of the static that holds the compiled one.
-pub const FILTERS: [(&str, &[&[Group]]); 4] = [
+pub const FILTERS: [(&str, &[&[Group]]); 5] = [
     ("VCPU", &[common::GROUPS, vcpu::GROUPS]),
     ("DEVICES", &[common::GROUPS, devices::GROUPS]),
     ("FS", &[common::GROUPS, fs::GROUPS]),
+    ("BLK", &[common::GROUPS, blk::GROUPS]),
     ("MAIN", &[common::GROUPS, main_thread::GROUPS]),
 ];

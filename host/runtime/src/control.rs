@@ -1,6 +1,6 @@
 //! What `sandbox run` and its monitor say to each other over the control socket pair: one JSON object a line.
 //!
-//! The command sends one [`MonitorConfig`], and once the guest runs [`MonitorOrder`]s, one at a time; the monitor answers with
+//! The command sends one [`MonitorConfig`] (or [`KeeperConfig`]), and once the guest runs [`MonitorOrder`]s, one at a time; the monitor answers with
 //! [`MonitorEvent`]s until it ends. The command's end of the
 //! socket is the VM's lifeline: when it closes (the command ended, however), the monitor ends the VM.
 
@@ -25,8 +25,8 @@ pub mod fds {
     pub const INITRAMFS: RawFd = 6;
     /// /dev/kvm, opened read-write.
     pub const KVM: RawFd = 7;
-    /// The first descriptor that must not be open.
-    pub const END: RawFd = 8;
+    /// The first of the disks, in the order of [`MonitorConfig::disks`](super::MonitorConfig::disks); nothing else is above.
+    pub const DISKS: RawFd = 8;
 }
 
 /// One host directory or file that the guest sees below the share.
@@ -71,6 +71,28 @@ pub struct IdMap {
     pub recursive: bool,
 }
 
+/// A block device of the host that the guest gets. It is open as one of [`fds::DISKS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its number on the host.
+    pub major: u32,
+    /// Its number on the host.
+    pub minor: u32,
+    /// What the container may do with it: letters of `rwm`.
+    pub access: String,
+    /// It is open for reading only.
+    pub read_only: bool,
+    /// Its logical block size.
+    pub block_size: u32,
+}
+
+impl Disk {
+    /// By which the guest knows it.
+    pub fn serial(&self) -> String {
+        format!("{}:{}", self.major, self.minor)
+    }
+}
+
 /// What a monitor needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonitorConfig {
@@ -86,10 +108,32 @@ pub struct MonitorConfig {
     pub shares: Vec<Share>,
     /// What the guest may cache of it.
     pub cache: CachePolicy,
-    /// There is no VM to be made: the shares are to be added to those of this monitor.
-    pub joins: Option<ProcessId>,
-    /// Where the way to the guest is found then.
+    /// Block devices that the guest gets.
+    pub disks: Vec<Disk>,
+}
+
+/// What a keeper needs to know: what a container has in a monitor's place whose micro-VM is another's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeeperConfig {
+    /// The container's ID.
+    pub id: String,
+    /// The micro-VM's monitor.
+    pub monitor: ProcessId,
+    /// Where the way to the guest is found.
     pub socket: PathBuf,
+    /// What is to be done.
+    pub task: KeeperTask,
+}
+
+/// What a keeper is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeeperTask {
+    /// The shares are to be in the monitor's jail for as long as the control socket is open: [`MonitorEvent::Attached`]. After that
+    /// the container ends, and they go.
+    Keep(Vec<Share>),
+    /// An earlier keeper was killed: the container is to end, and what is there of its shares is to go.
+    Clear,
 }
 
 /// What a running VM gets or loses. The next order comes when this one is answered, by [`MonitorEvent::Done`] or
@@ -107,6 +151,8 @@ pub enum MonitorOrder {
         /// Which.
         window: u32,
     },
+    /// What the guest's console shows is asked for; answered by [`MonitorEvent::Console`].
+    Console,
 }
 
 /// What a monitor reports. Times are nanoseconds of the host's CLOCK_MONOTONIC.
@@ -143,6 +189,13 @@ pub enum MonitorEvent {
         /// One sentence.
         message: String,
     },
+    /// The last lines of the guest's console, as they were asked for.
+    Console {
+        /// Oldest first.
+        lines: Vec<String>,
+    },
+    /// A keeper's shares are there.
+    Attached,
     /// The VM could not be made or run.
     Failed {
         /// One sentence.

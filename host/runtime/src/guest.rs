@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty, ExecProcessRequest, ExecProcessResponse,
-    ListProcessesResponse, ProcessInfo, ResizeTerminalRequest, SignalProcessRequest, StartContainerRequest,
-    StartContainerResponse, StatsResponse, Stdio, TerminalSize, UpdateContainerRequest, UpdateNetworkRequest,
-    WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse,
+    AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
+    ExecProcessRequest, ExecProcessResponse, ListProcessesResponse, ProcessInfo, ResizeTerminalRequest,
+    SignalProcessRequest, StartContainerRequest, StartContainerResponse, StatsResponse, Stdio, TerminalSize,
+    UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest,
+    WaitProcessResponse, WaitReadyResponse,
 };
 use agent_protocol::{AGENT_PORT, STDIO_PORT};
 use protobuf::MessageField;
@@ -127,33 +128,25 @@ impl Guest {
         Ok(Self { rpc: Rpc::new(stream)?, id: id.to_string(), exec_id: String::new() })
     }
 
+    /// Closes the connection: whoever waits for an answer gets none.
+    pub fn close(&self) {
+        self.rpc.close();
+    }
+
     /// The same for one of the container's other processes.
     pub fn of_process(self, exec_id: &str) -> Self {
         Self { exec_id: exec_id.to_string(), ..self }
     }
 
     /// Prepares the container.
-    pub fn create(
-        &self,
-        spec_json: Vec<u8>,
-        stdio: Stdio,
-        state_json: Vec<u8>,
-        no_new_keyring: bool,
-    ) -> Result<CreateContainerResponse, RpcError> {
-        let request = CreateContainerRequest {
-            container_id: self.id.clone(),
-            spec_json,
-            stdio: MessageField::some(stdio),
-            state_json,
-            no_new_keyring,
-            ..Default::default()
-        };
+    pub fn create(&self, request: CreateContainerRequest) -> Result<CreateContainerResponse, RpcError> {
+        let request = CreateContainerRequest { container_id: self.id.clone(), ..request };
         self.rpc.call("CreateContainer", &request, Some(CALL_TIMEOUT))
     }
 
-    /// Executes the prepared process.
-    pub fn start(&self) -> Result<StartContainerResponse, RpcError> {
-        let request = StartContainerRequest { container_id: self.id.clone(), ..Default::default() };
+    /// Executes the prepared process. With `notify` it can say when it is ready.
+    pub fn start(&self, notify: bool) -> Result<StartContainerResponse, RpcError> {
+        let request = StartContainerRequest { container_id: self.id.clone(), notify, ..Default::default() };
         self.rpc.call("StartContainer", &request, Some(CALL_TIMEOUT))
     }
 
@@ -227,6 +220,14 @@ impl Guest {
         self.rpc.call::<_, Empty>("UpdateNetwork", &request, Some(CALL_TIMEOUT)).map(drop)
     }
 
+    /// Moves the guest's clock by so many nanoseconds, little by little with `slew`, and returns the time by it, in nanoseconds.
+    pub fn adjust_clock(&self, by_ns: i64, slew: bool) -> Result<i64, RpcError> {
+        let request = AdjustClockRequest { by_ns, slew, ..Default::default() };
+        self.rpc
+            .call("AdjustClock", &request, Some(SIGNAL_TIMEOUT))
+            .map(|adjusted: AdjustClockResponse| adjusted.realtime_ns)
+    }
+
     /// What the container uses, as JSON of the guest's.
     pub fn stats(&self) -> Result<Vec<u8>, RpcError> {
         self.rpc.call("GetStats", &self.container(), Some(FREEZE_TIMEOUT)).map(|stats: StatsResponse| stats.stats_json)
@@ -236,6 +237,11 @@ impl Guest {
     pub fn processes(&self) -> Result<Vec<ProcessInfo>, RpcError> {
         let list: ListProcessesResponse = self.rpc.call("ListProcesses", &self.container(), Some(FREEZE_TIMEOUT))?;
         Ok(list.processes)
+    }
+
+    /// Waits until the container has said that it is ready, or has ended: what it said, or nothing.
+    pub fn wait_ready(&self) -> Result<Vec<u8>, RpcError> {
+        self.rpc.call("WaitReady", &self.container(), None).map(|ready: WaitReadyResponse| ready.line)
     }
 
     /// Waits until the guest's OOM killer has ended more than `seen` of the container's processes, or the container has ended.

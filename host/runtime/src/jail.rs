@@ -23,7 +23,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
-pub use joined::JoinedShares;
+pub use joined::{JoinedShares, clear as clear_joined};
 
 /// Where the shares are once [`enter`] has returned.
 pub const ROOT: &str = "/share";

@@ -1,6 +1,8 @@
 //! Containers that share a namespace live in one micro-VM: `docker run --network container:X`, the containers of a Kubernetes pod. This finds
 //! out whose namespaces a configuration names, and rewrites it for the guest.
 
+mod turn;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,9 +11,14 @@ use agent_protocol::{CONTAINERS_DIR, SHARE_DIR};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
+use crate::control::{KeeperConfig, KeeperTask};
+use crate::jail;
+use crate::monitor_process;
 use crate::process_id::ProcessId;
 use crate::share::Plan;
 use crate::state::{self, Record, Status};
+
+pub use turn::Turn;
 
 /// Shares of containers that joined are below this one.
 const SHARES: &str = "joined";
@@ -73,7 +80,9 @@ pub fn find(spec: &Spec, root: &Path) -> Result<Option<Joining>, JoinError> {
         let Some(record) = whose(root, kind, path) else {
             // A network namespace that somebody else has made is one to live in; that of another runtime's container is not.
             let anothers = is_of_a_daemon(root) && path.starts_with("/proc");
-            if kind == LinuxNamespaceType::Network && !anothers {
+            if kind == LinuxNamespaceType::Network && !anothers
+                || kind == LinuxNamespaceType::User && is_given(spec, path)
+            {
                 continue;
             }
             return Err(JoinError::Nobodys { index, path: path.clone(), kind });
@@ -90,6 +99,29 @@ pub fn find(spec: &Spec, root: &Path) -> Result<Option<Joining>, JoinError> {
     Ok(found)
 }
 
+/// Whether somebody has made this user namespace for the container beforehand, maybe for a whole pod: it has a name of its own, and the
+/// configuration says what is in it. The guest makes one like it.
+fn is_given(spec: &Spec, path: &Path) -> bool {
+    let mapped = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let linux = spec.linux().as_ref();
+    let hosts = || identity(Path::new("/proc/self/ns/user"));
+    linux.is_some_and(|linux| mapped(linux.uid_mappings()) && mapped(linux.gid_mappings()))
+        && !path.starts_with("/proc")
+        && identity(path).is_some_and(|found| Some(found) != hosts())
+}
+
+/// What [`Record::user_namespace`] is to be.
+pub fn given_user_namespace(spec: &Spec) -> Option<(u64, u64)> {
+    let mut namespaces = spec.linux().as_ref()?.namespaces().iter().flatten();
+    let path = namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::User)?.path().as_ref()?;
+    identity(path).filter(|_| is_given(spec, path))
+}
+
+/// Where in the share the files are of a container that joined.
+pub fn place_of(id: &str) -> String {
+    format!("{SHARES}/{id}")
+}
+
 /// Whether ROOT is that of a daemon which gives its containers networks, and names other containers' processes where they are to share
 /// one. The last part is containerd's name for its client ("namespace").
 pub fn is_of_a_daemon(root: &Path) -> bool {
@@ -102,7 +134,8 @@ pub fn is_hosts_network(path: &Path) -> bool {
     wanted.is_some() && ["/proc/self/ns/net", "/proc/1/ns/net"].iter().any(|own| identity(Path::new(own)) == wanted)
 }
 
-/// The container that has a namespace: by the namespace for a network, which is the host side's too; else by the container's process.
+/// The container that has a namespace: by the namespace for a network, which is the host side's too, and for a user namespace that was given
+/// to it by a name; else by the container's process.
 fn whose(root: &Path, kind: LinuxNamespaceType, path: &Path) -> Option<Record> {
     let mut living = state::records(root)
         .filter(|record| matches!(record.status(), Status::Created | Status::Running | Status::Paused));
@@ -111,6 +144,10 @@ fn whose(root: &Path, kind: LinuxNamespaceType, path: &Path) -> Option<Record> {
         let has = |record: &Record| identity(&network_of(record)) == Some(wanted);
         // The first one, if several are in it, is as good as any.
         return living.find(has);
+    }
+    if kind == LinuxNamespaceType::User && !path.starts_with("/proc") {
+        let wanted = identity(path)?;
+        return living.find(|record| record.user_namespace == Some(wanted));
     }
     let pid = path.strip_prefix("/proc").ok()?.components().next()?.as_os_str().to_str()?.parse::<i32>().ok()?;
     living.find(|record| record.proxy.pid == pid)
@@ -132,10 +169,27 @@ fn owner(root: &Path, record: &Record) -> Option<Owner> {
     Some(Owner { monitor: owner.monitor.filter(ProcessId::is_alive)?, id: owner.id })
 }
 
+/// Ends what a container that joined has left in its micro-VM, whose processes on the host have ended: where its keeper was killed, it
+/// runs, and its files are in the other's jail.
+pub fn clear(root: &Path, record: &Record) {
+    let Some(owner) = record.joined.as_ref().and_then(|_| owner(root, record)) else { return };
+    let share = Path::new(jail::ROOT).join(place_of(&record.id));
+    let left = Path::new("/proc").join(owner.monitor.pid.to_string()).join("root");
+    if left.join(share.strip_prefix("/").unwrap_or(&share)).symlink_metadata().is_ok() {
+        let (id, socket) = (record.id.clone(), state::link_in(root, &record.id));
+        monitor_process::clear(&KeeperConfig { id, monitor: owner.monitor, socket, task: KeeperTask::Clear });
+    }
+}
+
 impl Joining {
+    /// Whether the network is another container's.
+    pub fn shares_network(&self) -> bool {
+        self.namespaces.iter().any(|joined| joined.kind == LinuxNamespaceType::Network)
+    }
+
     /// Puts the guest's names in the place of the host's: those of the namespaces, and of the shares, which are beside the owner's.
     pub fn rewrite(&self, plan: &mut Plan, id: &str) {
-        let place = format!("{SHARES}/{id}");
+        let place = place_of(id);
         for share in &mut plan.shares {
             share.name = format!("{place}/{}", share.name);
         }
@@ -184,6 +238,33 @@ mod tests {
         let others = spec(json!([{"type": "network"}, {"type": "pid", "path": "/proc/1/ns/pid"}]));
         let text = find(&others, root.path()).unwrap_err().to_string();
         assert!(text.starts_with("linux.namespaces[1].path /proc/1/ns/pid: no running container"), "{text}");
+    }
+
+    #[test]
+    fn a_user_namespace_can_be_given() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("pinned");
+        fs::write(&file, "").unwrap();
+        let of = |path: &str, mapped: bool| {
+            let mut spec = spec(json!([{"type": "user", "path": path}]));
+            let mappings: Vec<_> = serde_json::from_value(json!([{"containerID": 0, "hostID": 5, "size": 9}])).unwrap();
+            let linux = spec.linux_mut().as_mut().unwrap();
+            linux.set_uid_mappings(mapped.then(|| mappings.clone())).set_gid_mappings(mapped.then_some(mappings));
+            spec
+        };
+        let pinned = of(&file.to_string_lossy(), true);
+        assert_eq!(find(&pinned, root.path()), Ok(None));
+        assert_eq!(given_user_namespace(&pinned), identity(&file));
+        for other in [
+            of(&file.to_string_lossy(), false),
+            of("/proc/self/ns/user", true),
+            of("/proc/1/ns/user", true),
+            of("/nowhere", true),
+        ] {
+            assert!(matches!(find(&other, root.path()), Err(JoinError::Nobodys { index: 0, .. })), "{other:?}");
+            assert_eq!(given_user_namespace(&other), None);
+        }
+        assert_eq!(given_user_namespace(&spec(json!([{"type": "user"}, {"type": "pid"}]))), None);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The `sandbox` command as a library: what its binary, its tests and other front ends share.
 
+pub mod blocks;
 pub mod bundle;
 pub mod cgroup;
 pub mod cli;
+mod clock;
 pub mod commands;
 pub mod console;
 pub mod control;
@@ -25,6 +27,7 @@ mod monitor;
 pub mod monitor_process;
 mod mountinfo;
 pub mod network;
+pub mod notify;
 pub mod preserved;
 pub mod process_id;
 pub mod proxy;
@@ -34,6 +37,7 @@ pub mod session;
 pub mod settings;
 pub mod share;
 pub mod signals;
+pub mod sockets;
 pub mod spec;
 pub mod state;
 pub mod stdio;

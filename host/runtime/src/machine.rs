@@ -1,10 +1,13 @@
 //! How large the micro-VM of a container is.
 
+mod pod;
+
 use std::num::NonZero;
 
 use oci_spec::runtime::Spec;
 
 use crate::settings::{CachePolicy, Settings};
+use pod::Pod;
 
 /// Annotation: guest memory in MiB.
 pub const MEMORY_ANNOTATION: &str = "io.sandbox.memory_mib";
@@ -40,6 +43,14 @@ pub enum MachineError {
         "annotation {MEMORY_ANNOTATION} asks for {0} MiB, less memory than the guest needs: give {MINIMUM_MEMORY_MIB} or more"
     )]
     TooLittleMemory(u64),
+    /// An annotation of CRI-O's is no JSON, or of another kind.
+    #[error("annotation {name}, the resources of a pod as JSON, cannot be read: {message}")]
+    Resources {
+        /// Which.
+        name: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
     /// An annotation that the administrator does not let override anything.
     #[error("annotation {0} is not allowed on this machine: annotations.allowed in the settings does not name it")]
     NotAllowed(&'static str),
@@ -70,25 +81,35 @@ impl Machine {
     /// The size that a configuration asks for, as far as the settings let it.
     pub fn configured(spec: &Spec, settings: &Settings) -> Result<Self, MachineError> {
         let allowed = &settings.annotations.allowed;
+        let pod = Pod::of(spec)?;
         let memory_mib = match annotation(spec, allowed, MEMORY_ANNOTATION, 0, MOST_MEMORY_MIB)? {
             Some(mib) if mib < MINIMUM_MEMORY_MIB => return Err(MachineError::TooLittleMemory(mib)),
             Some(mib) => mib,
-            None => memory_limit_mib(spec).map_or(settings.defaults.memory_mib, |limit| {
+            None => memory_limit(spec).or(pod.memory()).and_then(mib).map_or(settings.defaults.memory_mib, |limit| {
                 limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)
             }),
         };
         let vcpus = annotation(spec, allowed, VCPUS_ANNOTATION, 1, u64::from(MOST_VCPUS))?;
         let vcpus = vcpus.and_then(|vcpus| u8::try_from(vcpus).ok());
         let host_cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let vcpus = vcpus.or_else(|| vcpus_of_limits(spec, host_cpus)).unwrap_or(settings.defaults.vcpus);
+        let requested = || pod.requested_cpus().map(|cpus| at_once(cpus, host_cpus).max(settings.defaults.vcpus));
+        let vcpus = vcpus
+            .or_else(|| vcpus_of_limits(spec, host_cpus))
+            .or_else(|| pod.cpus().map(|cpus| at_once(cpus, host_cpus)))
+            .or_else(requested)
+            .unwrap_or(settings.defaults.vcpus);
         Ok(Self { memory_mib, vcpus, cache: settings.share.cache })
     }
 }
 
-/// linux.resources.memory.limit in MiB, rounded up. 0 and negative numbers mean none.
-fn memory_limit_mib(spec: &Spec) -> Option<u64> {
-    let limit = spec.linux().as_ref()?.resources().as_ref()?.memory().as_ref()?.limit()?;
-    u64::try_from(limit).ok().filter(|limit| *limit > 0).map(|limit| limit.div_ceil(1 << 20))
+/// linux.resources.memory.limit. 0 and negative numbers mean none.
+fn memory_limit(spec: &Spec) -> Option<i64> {
+    spec.linux().as_ref()?.resources().as_ref()?.memory().as_ref()?.limit().filter(|limit| *limit > 0)
+}
+
+/// Rounded up.
+fn mib(bytes: i64) -> Option<u64> {
+    u64::try_from(bytes).ok().map(|bytes| bytes.div_ceil(1 << 20))
 }
 
 /// As many virtual CPUs as the container's limits let it use at once, and the host has; nothing where there are none.
@@ -98,9 +119,13 @@ fn vcpus_of_limits(spec: &Spec, host_cpus: usize) -> Option<u8> {
     let period = cpu.period().filter(|period| *period > 0).unwrap_or(CPU_PERIOD);
     let by_time = quota.map(|quota| quota.div_ceil(period));
     let by_set = cpu.cpus().as_deref().filter(|cpus| !cpus.trim().is_empty()).map(count_cpus);
-    let vcpus = [by_time, by_set].into_iter().flatten().min()?;
+    Some(at_once([by_time, by_set].into_iter().flatten().min()?, host_cpus))
+}
+
+/// As many of `vcpus` as are possible, and one at least.
+fn at_once(vcpus: u64, host_cpus: usize) -> u8 {
     let most = u64::try_from(host_cpus).unwrap_or(u64::MAX).min(MOST_VCPUS.into()).max(1);
-    u8::try_from(vcpus.clamp(1, most)).ok()
+    u8::try_from(vcpus.clamp(1, most)).unwrap_or(1)
 }
 
 /// How many a list such as `0-3,5` names. What is wrong with it is said elsewhere.
@@ -190,6 +215,42 @@ mod tests {
         assert_eq!(vcpus(json!({"cpus": "0-1,7"})), Some(3));
         assert_eq!(vcpus(json!({"cpus": "0-1,7", "quota": 200_000})), Some(2));
         assert_eq!(vcpus(json!({"cpus": "5-4,x"})), Some(1));
+    }
+
+    #[test]
+    fn a_pods_size_is_in_its_annotations() {
+        let host_cpus = u64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+        let size = |annotations: Value, memory: Value| {
+            let config =
+                json!({"ociVersion": "1.0.2", "annotations": annotations, "linux": {"resources": {"memory": memory}}});
+            Machine::of(&serde_json::from_value(config).unwrap()).map(|machine| (machine.memory_mib, machine.vcpus))
+        };
+        let cri = |name: &str| format!("io.kubernetes.cri.sandbox-{name}");
+        let many = u8::try_from(host_cpus.min(MOST_VCPUS.into())).unwrap();
+        let two = many.min(2);
+        let given = json!({cri("memory"): "1073741824", cri("cpu-quota"): "150000", cri("cpu-period"): "100000", cri("cpu-shares"): "2"});
+        assert_eq!(size(given.clone(), Value::Null), Ok((1024 + 64, two)));
+        // The container's own is what counts.
+        assert_eq!(size(given, json!({"limit": 1 << 28})), Ok((256 + 64, two)));
+        // Nothing is limited, and something requested.
+        let given = json!({cri("memory"): "0", cri("cpu-quota"): "0", cri("cpu-shares"): "1025"});
+        assert_eq!(size(given, Value::Null), Ok((512, two)));
+        let given =
+            json!({cri("memory"): "-1", cri("cpu-quota"): "-1", cri("cpu-period"): "0", cri("cpu-shares"): "102"});
+        assert_eq!(size(given, Value::Null), Ok((512, 1)));
+        let given = json!({cri("memory"): i64::MAX.to_string(), cri("cpu-quota"): i64::MAX.to_string()});
+        assert_eq!(size(given, Value::Null), Ok((MOST_MEMORY_MIB, many)));
+        for name in ["pod-linux-resources.crio.io", "io.kubernetes.cri-o.PodLinuxResources"] {
+            let text =
+                r#"{"cpu_period":100000,"cpu_quota":200000,"memory_limit_in_bytes":268435456,"oom_score_adj":5}"#;
+            assert_eq!(size(json!({name: text}), Value::Null), Ok((256 + 64, two)));
+            assert_eq!(size(json!({name: "null"}), Value::Null), Ok((512, 1)));
+            assert_eq!(size(json!({name: "{}"}), Value::Null), Ok((512, 1)));
+            let text = size(json!({name: "wrong"}), Value::Null).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("annotation {name}, the resources of a pod as JSON")), "{text}");
+        }
+        let text = size(json!({cri("memory"): "1Gi"}), Value::Null).unwrap_err().to_string();
+        assert!(text.starts_with("annotation io.kubernetes.cri.sandbox-memory is \"1Gi\""), "{text}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The monitor process, seen from the command that starts it: spawning, its reports, its end.
 
+mod keeper;
+
 use std::ffi::{CStr, CString};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -13,26 +15,65 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use serde::Serialize;
 
 use crate::control::{MonitorConfig, MonitorEvent, MonitorOrder, fds};
 use crate::descriptors;
 use crate::error::{Plain, shown};
+use crate::guest::Guest;
 use crate::sys::{self, Spawn, Streams};
 
-/// How long a monitor may take to end once it was told to, or has said that it will.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
+pub use keeper::clear;
+
+/// How long the end of a process whose connections have ended is waited for.
+const GONE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long it may take to plug a device in: a guest can keep the device's window busy for a moment.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A line of the monitor's reports; console lines are the longest part.
 const LINE_LIMIT: u64 = 1 << 20;
 
+/// What the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A micro-VM's.
+    Monitor,
+    /// What a container has in its place whose micro-VM is another's.
+    Keeper,
+}
+
+impl Role {
+    fn word(self) -> &'static CStr {
+        match self {
+            Self::Monitor => c"monitor",
+            Self::Keeper => c"keeper",
+        }
+    }
+
+    /// How long it may take to end once it was told to, or has said that it will.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Monitor => Duration::from_secs(2),
+            // It has the guest end the container first.
+            Self::Keeper => Duration::from_secs(12),
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.word().to_string_lossy())
+    }
+}
+
 /// Why there is no running micro-VM.
 #[derive(Debug, thiserror::Error)]
 pub enum MonitorError {
     /// The process could not be started or spoken to.
-    #[error("cannot start the monitor of container {id:?}: {}", Plain(.source))]
+    #[error("cannot start the {role} of container {id:?}: {}", Plain(.source))]
     Start {
+        /// What was started.
+        role: Role,
         /// The container.
         id: String,
         /// Why.
@@ -65,25 +106,39 @@ pub enum MonitorError {
         /// The last lines of the guest's console.
         console: Vec<String>,
     },
+    /// The guest does not answer, and nobody knows why.
+    #[error("{sentence}{}", Console(.console))]
+    Unresponsive {
+        /// What it did not do.
+        sentence: String,
+        /// The last lines of the guest's console.
+        console: Vec<String>,
+    },
     /// It does not do what it is told.
-    #[error("the monitor of container {id:?} does not answer: {}", Plain(.source))]
+    #[error("the {role} of container {id:?} does not answer: {}", Plain(.source))]
     Silent {
+        /// Who.
+        role: Role,
         /// The container.
         id: String,
         /// Why.
         source: io::Error,
     },
     /// A signal killed the monitor.
-    #[error("the monitor of container {id:?} was killed (signal {signal})")]
+    #[error("the {role} of container {id:?} was killed (signal {signal})")]
     Killed {
+        /// Who.
+        role: Role,
         /// The container.
         id: String,
         /// Which signal.
         signal: i32,
     },
     /// The monitor ended without a word.
-    #[error("the monitor of container {id:?} ended (exit status {status})")]
+    #[error("the {role} of container {id:?} ended (exit status {status})")]
     Exited {
+        /// Who.
+        role: Role,
         /// The container.
         id: String,
         /// Its exit status.
@@ -112,6 +167,12 @@ struct Fate {
     end: Option<End>,
     /// To the order that was given last: the window, or why not.
     answer: Option<Result<u32, String>>,
+    /// To the order that asked for the guest's console.
+    console: Vec<String>,
+    /// A keeper's shares are there.
+    attached: bool,
+    /// Ends when the process does.
+    tied: Option<Arc<Guest>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,22 +225,26 @@ pub struct Inputs<'a> {
     pub initramfs: BorrowedFd<'a>,
     /// /dev/kvm.
     pub kvm: BorrowedFd<'a>,
+    /// Block devices.
+    pub disks: Vec<BorrowedFd<'a>>,
 }
 
 /// Ends a monitor process at once; can be given to another thread.
 #[derive(Clone, Debug)]
 pub struct Killer {
     process: Arc<OwnedFd>,
-    /// Of a keeper, which has things to put in order: it ends when this is closed.
-    control: Option<Arc<UnixStream>>,
+    role: Role,
+    /// It ends when this is closed.
+    control: Arc<UnixStream>,
 }
 
 impl Killer {
     /// Ends it. The process may have ended already.
     pub fn kill(&self) {
-        match &self.control {
-            Some(control) => drop(control.shutdown(Shutdown::Both)),
-            None => self.force(),
+        match self.role {
+            Role::Monitor => self.force(),
+            // It has things to put in order.
+            Role::Keeper => drop(self.control.shutdown(Shutdown::Both)),
         }
     }
 
@@ -194,9 +259,10 @@ impl Killer {
 pub struct MonitorProcess {
     id: String,
     pid: i32,
-    control: UnixStream,
+    control: Arc<UnixStream>,
     killer: Killer,
     shared: Arc<Shared>,
+    orders: Mutex<()>,
 }
 
 impl MonitorProcess {
@@ -206,36 +272,33 @@ impl MonitorProcess {
         inputs: &Inputs<'_>,
         report: impl FnMut(&MonitorEvent) + Send + 'static,
     ) -> Result<Self, MonitorError> {
-        Self::start(id, inputs, report).map_err(|source| MonitorError::Start { id: id.to_string(), source })
-    }
-
-    /// Starts what a container has in a monitor's place whose micro-VM is another container's.
-    pub fn spawn_keeper(
-        id: &str,
-        streams: Streams,
-        report: impl FnMut(&MonitorEvent) + Send + 'static,
-    ) -> Result<Self, MonitorError> {
-        let start = || {
-            let mut keeper = Self::start_process(id, c"keeper", streams, &[], report)?;
-            keeper.killer.control = Some(Arc::new(keeper.control.try_clone()?));
-            Ok(keeper)
-        };
-        start().map_err(|source| MonitorError::Start { id: id.to_string(), source })
-    }
-
-    fn start(id: &str, inputs: &Inputs<'_>, report: impl FnMut(&MonitorEvent) + Send + 'static) -> io::Result<Self> {
-        let descriptors = [
+        let mut descriptors = vec![
             (inputs.listener, fds::VSOCK_LISTENER),
             (inputs.kernel, fds::KERNEL),
             (inputs.initramfs, fds::INITRAMFS),
             (inputs.kvm, fds::KVM),
         ];
-        Self::start_process(id, c"monitor", inputs.streams, &descriptors, report)
+        descriptors.extend(inputs.disks.iter().copied().zip(fds::DISKS..));
+        Self::start(id, Role::Monitor, inputs.streams, &descriptors, report)
+    }
+
+    fn start(
+        id: &str,
+        role: Role,
+        streams: Streams,
+        descriptors: &[(BorrowedFd<'_>, RawFd)],
+        report: impl FnMut(&MonitorEvent) + Send + 'static,
+    ) -> Result<Self, MonitorError> {
+        Self::start_process(id, role, streams, descriptors, report).map_err(|source| MonitorError::Start {
+            role,
+            id: id.to_string(),
+            source,
+        })
     }
 
     fn start_process(
         id: &str,
-        command: &CStr,
+        role: Role,
         streams: Streams,
         descriptors: &[(BorrowedFd<'_>, RawFd)],
         report: impl FnMut(&MonitorEvent) + Send + 'static,
@@ -245,76 +308,79 @@ impl MonitorProcess {
             [(theirs.as_fd(), fds::CONTROL)].into_iter().chain(descriptors.iter().copied()).collect();
         let pid = sys::spawn(&Spawn {
             path: c"/proc/self/exe",
-            arguments: &[CString::new(format!("sandbox: {id}"))?, CString::from(command)],
+            arguments: &[CString::new(format!("sandbox: {id}"))?, CString::from(role.word())],
             environment: &environment(),
             streams,
             descriptors: &descriptors,
         })?;
         drop(theirs);
-        Self::adopt(id, pid, control, report)
+        Self::adopt(id, (role, pid), control, report)
     }
 
     /// Watches a child process that speaks a monitor's part on `control`.
     pub(crate) fn adopt(
         id: &str,
-        pid: i32,
+        (role, pid): (Role, i32),
         control: UnixStream,
         report: impl FnMut(&MonitorEvent) + Send + 'static,
     ) -> io::Result<Self> {
         let process = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
         // Nobody else reaps this process, so that its number cannot be another's yet.
-        let killer = Killer { process: Arc::new(pidfd_open(process, PidfdFlags::empty())?), control: None };
+        let process = Arc::new(pidfd_open(process, PidfdFlags::empty())?);
+        let control = Arc::new(control);
+        let killer = Killer { process, role, control: control.clone() };
         let shared = Arc::new(Shared::default());
-        let monitor = Self { id: id.to_string(), pid, control, killer, shared };
+        let monitor = Self { id: id.to_string(), pid, control, killer, shared, orders: Mutex::default() };
         let (reader, killer, shared) = (monitor.control.try_clone()?, monitor.killer.clone(), monitor.shared.clone());
         thread::Builder::new().name("monitor events".to_string()).spawn(move || {
             read_events(reader, &shared, report);
             let end = reap(&killer);
-            shared.change(|fate| fate.end = Some(end));
+            shared.change(|fate| {
+                fate.end = Some(end);
+                if let Some(guest) = fate.tied.take() {
+                    guest.close();
+                }
+            });
         })?;
         Ok(monitor)
     }
 
     /// Tells the monitor what to run.
     pub fn configure(&self, config: &MonitorConfig) -> Result<(), MonitorError> {
-        let start = |source| MonitorError::Start { id: self.id.clone(), source };
+        self.begin(config)
+    }
+
+    fn begin(&self, config: &impl Serialize) -> Result<(), MonitorError> {
+        let start = |source| MonitorError::Start { role: self.killer.role, id: self.id.clone(), source };
         let mut line = serde_json::to_vec(config).map_err(|error| start(error.into()))?;
         line.push(b'\n');
-        // A monitor that is gone already has a better reason than a broken pipe.
-        (&self.control).write_all(&line).map_err(|source| self.why_gone().unwrap_or_else(|| start(source)))
+        // A process that is gone already has a better reason than a broken pipe.
+        (&*self.control).write_all(&line).map_err(|source| self.why_gone().unwrap_or_else(|| start(source)))
     }
 
-    /// Plugs a network device into the running VM, behind a tap and, if it is there, the host kernel's vhost-net. Gives the device's
-    /// window, or the monitor's sentence. One order at a time: whoever calls this holds a lock.
-    pub fn plug(
+    /// Has the running VM get or lose a device. Gives the device's window, or the monitor's sentence.
+    pub fn carry_out(
         &self,
-        mac: [u8; 6],
-        tap: &OwnedFd,
-        vhost: Option<&OwnedFd>,
+        order: &MonitorOrder,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<Result<u32, String>, MonitorError> {
-        let descriptors: Vec<BorrowedFd<'_>> = [Some(tap), vhost].into_iter().flatten().map(AsFd::as_fd).collect();
-        self.order(&MonitorOrder::Plug { mac }, &descriptors)
-    }
-
-    /// Takes the device in a window out of the VM, once the guest has let go of it.
-    pub fn unplug(&self, window: u32) -> Result<Result<(), String>, MonitorError> {
-        Ok(self.order(&MonitorOrder::Unplug { window }, &[])?.map(drop))
-    }
-
-    fn order(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<Result<u32, String>, MonitorError> {
-        let silent = |source| MonitorError::Silent { id: self.id.clone(), source };
+        // An answer is to the order before it.
+        let _one = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = |source| self.silent(source);
         let mut line = serde_json::to_vec(order).map_err(|error| silent(error.into()))?;
         line.push(b'\n');
         self.shared.fate().answer = None;
         descriptors::send(self.control.as_fd(), descriptors, &line)
             .map_err(|source| self.why_gone().unwrap_or_else(|| silent(source)))?;
-        self.answer()
+        self.shared.wait_answer().ok_or_else(|| self.unanswered())
     }
 
-    /// What it says next of an order, or of the configuration, if it is a keeper.
-    pub fn answer(&self) -> Result<Result<u32, String>, MonitorError> {
-        let silent = || MonitorError::Silent { id: self.id.clone(), source: io::ErrorKind::TimedOut.into() };
-        self.shared.wait_answer().ok_or_else(|| self.verdict().unwrap_or_else(silent))
+    fn silent(&self, source: io::Error) -> MonitorError {
+        MonitorError::Silent { role: self.killer.role, id: self.id.clone(), source }
+    }
+
+    fn unanswered(&self) -> MonitorError {
+        self.verdict().unwrap_or_else(|| self.silent(io::ErrorKind::TimedOut.into()))
     }
 
     /// Its process id.
@@ -329,7 +395,7 @@ impl MonitorProcess {
 
     /// Why the monitor's connections ended, after they did; nothing if it goes on nevertheless.
     pub fn why_gone(&self) -> Option<MonitorError> {
-        self.shared.wait_end(END_TIMEOUT * 2);
+        self.shared.wait_end(GONE_TIMEOUT);
         self.verdict()
     }
 
@@ -349,17 +415,26 @@ impl MonitorProcess {
             });
         }
         fate.end.map(|end| match end {
-            End::Exited(status) => MonitorError::Exited { id, status },
-            End::Killed(signal) => MonitorError::Killed { id, signal },
+            End::Exited(status) => MonitorError::Exited { role: self.killer.role, id, status },
+            End::Killed(signal) => MonitorError::Killed { role: self.killer.role, id, signal },
         })
+    }
+
+    /// Adds what the guest's console shows to the sentence that says what the guest has not done in time.
+    pub fn unresponsive(&self, sentence: String) -> MonitorError {
+        let asked =
+            self.killer.role == Role::Monitor && matches!(self.carry_out(&MonitorOrder::Console, &[]), Ok(Ok(_)));
+        let console = if asked { std::mem::take(&mut self.shared.fate().console) } else { Vec::new() };
+        MonitorError::Unresponsive { sentence, console }
     }
 
     /// Lets the monitor end by itself, or makes it.
     pub fn end(&self) {
         let _ = self.control.shutdown(Shutdown::Both);
-        if !self.shared.wait_end(END_TIMEOUT) {
+        let patience = self.killer.role.patience();
+        if !self.shared.wait_end(patience) {
             self.killer.force();
-            self.shared.wait_end(END_TIMEOUT);
+            self.shared.wait_end(patience);
         }
     }
 }
@@ -395,8 +470,16 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
         match event {
             MonitorEvent::Failed { message } => shared.change(|fate| fate.failed = Some(message)),
             MonitorEvent::Stopped { panic, console } => shared.change(|fate| fate.stopped = Some((panic, console))),
+            MonitorEvent::Attached => {
+                shared.change(|fate| fate.attached = true);
+                continue;
+            }
             MonitorEvent::Done { window } => {
                 shared.change(|fate| fate.answer = Some(Ok(window)));
+                continue;
+            }
+            MonitorEvent::Console { lines } => {
+                shared.change(|fate| (fate.console, fate.answer) = (lines, Some(Ok(0))));
                 continue;
             }
             MonitorEvent::Refused { message } => {
@@ -412,8 +495,9 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
 
 /// Waits for the process's end, and kills it if it takes too long: its reports have ended.
 fn reap(killer: &Killer) -> End {
-    let deadline = Instant::now() + END_TIMEOUT;
-    let timeout = Timespec { tv_sec: END_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+    let patience = killer.role.patience();
+    let deadline = Instant::now() + patience;
+    let timeout = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
     let mut fd = [PollFd::new(&*killer.process, PollFlags::IN)];
     let ended = retry_on_intr(|| poll(&mut fd, Some(&timeout)));
     if !matches!(ended, Ok(count) if count > 0) || Instant::now() > deadline {
@@ -431,119 +515,4 @@ fn reap(killer: &Killer) -> End {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-    use std::sync::mpsc;
-
-    use super::*;
-
-    /// A shell in the monitor's place: its descriptor 3 is the control socket.
-    fn monitor(script: &str) -> (MonitorProcess, mpsc::Receiver<MonitorEvent>) {
-        let (control, theirs) = UnixStream::pair().unwrap();
-        let arguments = ["sh", "-c", script].map(|text| CString::new(text).unwrap());
-        let pid = sys::spawn(&Spawn {
-            path: c"/bin/sh",
-            arguments: &arguments,
-            environment: &[c"PATH=/bin:/usr/bin".into()],
-            streams: Streams::Stderr,
-            descriptors: &[(theirs.as_fd(), fds::CONTROL)],
-        })
-        .unwrap();
-        let (sender, receiver) = mpsc::channel();
-        let report = move |event: &MonitorEvent| drop(sender.send(event.clone()));
-        (MonitorProcess::adopt("c1", pid, control, report).unwrap(), receiver)
-    }
-
-    fn config() -> MonitorConfig {
-        MonitorConfig {
-            id: "c1".into(),
-            vcpus: 1,
-            memory_mib: 64,
-            kernel_arguments: String::new(),
-            shares: vec![],
-            cache: Default::default(),
-            joins: None,
-            socket: Default::default(),
-        }
-    }
-
-    #[test]
-    fn configuration_goes_in_and_events_come_out() {
-        let script = r#"read line <&3; case "$line" in *'"id":"c1"'*) echo '{"event":"started","at_ns":5}' >&3;; esac
-            read line <&3; exit 0"#;
-        let (monitor, events) = monitor(script);
-        monitor.configure(&config()).unwrap();
-        assert_eq!(events.recv().unwrap(), MonitorEvent::Started { at_ns: 5 });
-        assert!(monitor.verdict().is_none());
-        let start = Instant::now();
-        monitor.end();
-        assert!(start.elapsed() < END_TIMEOUT);
-    }
-
-    #[test]
-    fn orders_are_answered() {
-        let script = r#"read line <&3; case "$line" in *'"order":"unplug"'*) echo '{"event":"done","window":4}' >&3;; esac
-            read line <&3; echo '{"event":"refused","message":"no \u001broom"}' >&3; read line <&3"#;
-        let (monitor, _events) = monitor(script);
-        assert_eq!(monitor.unplug(4).unwrap(), Ok(()));
-        let (_reader, writer) = io::pipe().unwrap();
-        assert_eq!(monitor.plug([2; 6], &OwnedFd::from(writer), None).unwrap(), Err("no  room".to_string()));
-        monitor.end();
-        assert!(monitor.unplug(4).is_err());
-    }
-
-    #[test]
-    fn its_own_sentence_is_the_reason() {
-        let (monitor, _events) = monitor(r#"echo '{"event":"failed","message":"no \u001bmemory"}' >&3; exit 1"#);
-        assert_eq!(monitor.why_gone().unwrap().to_string(), "no  memory");
-    }
-
-    #[test]
-    fn panics_show_the_console() {
-        let event = |panic: bool, line: &str| {
-            format!(r#"echo '{{"event":"stopped","panic":{panic},"console":["one","{line}"]}}' >&3"#)
-        };
-        let why = |script: String| monitor(&script).0.why_gone().unwrap().to_string();
-        let text = why(event(true, "Kernel panic"));
-        assert_eq!(
-            text,
-            "the guest kernel of container \"c1\" panicked; the last lines of its console:\n  one\n  Kernel panic"
-        );
-        assert!(
-            why(event(true, "Attempted to kill init!"))
-                .starts_with("the agent in the guest of container \"c1\" crashed")
-        );
-        assert!(why(event(false, "x")).starts_with("the guest of container \"c1\" ended unexpectedly"));
-    }
-
-    #[test]
-    fn kills_and_silent_ends_are_told_apart() {
-        let why = |script: &str| monitor(script).0.why_gone().unwrap().to_string();
-        assert_eq!(why("kill -9 $$"), "the monitor of container \"c1\" was killed (signal 9)");
-        assert_eq!(why("exit 3"), "the monitor of container \"c1\" ended (exit status 3)");
-    }
-
-    #[test]
-    fn a_monitor_that_says_it_stopped_and_stays_is_killed() {
-        let (monitor, _events) = monitor(r#"echo '{"event":"failed","message":"odd"}' >&3; exec sleep 100"#);
-        assert_eq!(monitor.why_gone().unwrap().to_string(), "odd");
-        assert_eq!(monitor.shared.fate().end, Some(End::Killed(9)));
-    }
-
-    #[test]
-    fn dropping_leaves_no_process() {
-        let (monitor, _events) = monitor("exec sleep 100");
-        let pidfd = monitor.killer.process.clone();
-        assert!(pidfd.as_raw_fd() > 2);
-        drop(monitor);
-        assert!(pidfd_send_signal(&pidfd, Signal::TERM).is_err());
-    }
-
-    #[test]
-    fn rubbish_is_not_believed() {
-        let (monitor, events) =
-            monitor(r#"echo nonsense >&3; echo '{"event":"started","at_ns":1}' >&3; read line <&3"#);
-        assert_eq!(events.recv().unwrap(), MonitorEvent::Started { at_ns: 1 });
-        monitor.end();
-    }
-}
+mod tests;

@@ -129,6 +129,11 @@ impl Rpc {
         A::parse_from_bytes(&response.payload).map_err(|error| malformed(error.to_string()))
     }
 
+    /// Closes the connection: calls that wait end with [`RpcError::Closed`].
+    pub fn close(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     fn send(&self, bytes: &[u8], sender: SyncSender<Vec<u8>>) -> Result<u32, RpcError> {
         // Held while writing, so that messages do not mix.
         let mut next = locked(&self.next);
@@ -144,7 +149,7 @@ impl Rpc {
 
 impl Drop for Rpc {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.close();
     }
 }
 

@@ -21,6 +21,8 @@ pub enum ThreadKind {
     Devices,
     /// A worker of the file server.
     Fs,
+    /// Answers the requests to a block device.
+    Blk,
     /// The control socket and the end.
     Main,
 }
@@ -31,6 +33,7 @@ impl std::fmt::Display for ThreadKind {
             ThreadKind::Vcpu => "vCPU",
             ThreadKind::Devices => "device",
             ThreadKind::Fs => "file server",
+            ThreadKind::Blk => "block device",
             ThreadKind::Main => "main",
         })
     }
@@ -69,6 +72,7 @@ fn template(kind: ThreadKind) -> &'static [sock_filter] {
         ThreadKind::Vcpu => &VCPU,
         ThreadKind::Devices => &DEVICES,
         ThreadKind::Fs => &FS,
+        ThreadKind::Blk => &BLK,
         ThreadKind::Main => &MAIN,
     }
 }

@@ -4,26 +4,30 @@ mod error;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use agent_protocol::agent::Stdio;
+use agent_protocol::agent::{BlockDevice, CreateContainerRequest, Stdio};
+use protobuf::MessageField;
 
+use crate::blocks::Opened;
 use crate::cgroup::HostCgroup;
-use crate::control::{MonitorConfig, MonitorEvent};
+use crate::clock;
+use crate::control::{Disk, KeeperConfig, KeeperTask, MonitorConfig, MonitorEvent};
 use crate::guest::{ConnectError, Guest, GuestError, connect_stdio};
 use crate::images::Images;
 use crate::joined::Owner;
-use crate::monitor_process::{Inputs, Killer, MonitorProcess};
-use crate::network::{self, Interfaces, NetworkError, names};
+use crate::monitor_process::{self, Inputs, Killer, MonitorProcess};
+use crate::network::windows::{Lent, Windows};
+use crate::network::{self, Interfaces, Look, NetworkError, names};
 use crate::preserved::Preserved;
 use crate::proxy::protocol::ContainerOrder;
 use crate::proxy::{End, oom};
 use crate::rpc::RpcError;
-
 use crate::signals::{Signals, is_request_to_end};
+use crate::sockets::{self, Carrying};
 use crate::state::{self, Status};
 use crate::stdio::{self, Outputs};
 use crate::sys::{Streams, now_ns};
@@ -54,8 +58,14 @@ pub struct Session {
     executing: Mutex<()>,
     /// Nothing where the container is to have no network namespace of its own.
     interfaces: Mutex<Option<Interfaces>>,
-    /// The micro-VM is another container's.
-    joined: bool,
+    /// What carries its connections to the host's sockets.
+    sockets: OnceLock<Carrying>,
+    /// The container says when it is ready.
+    notify: AtomicBool,
+    /// Where the micro-VM is another container's: how to end this one's part in it.
+    joined: Option<KeeperConfig>,
+    /// Block devices that the guest has.
+    disks: Vec<Disk>,
 }
 
 impl Session {
@@ -63,7 +73,7 @@ impl Session {
     pub fn start(
         id: &str,
         state: OwnedFd,
-        images: &Images,
+        (images, blocks): (&Images, Vec<Opened>),
         streams: Streams,
         terminal: Option<Terminal>,
         trace: Arc<Trace>,
@@ -76,11 +86,13 @@ impl Session {
             kernel: images.kernel.as_fd(),
             initramfs: images.initramfs.as_fd(),
             kvm: images.kvm.as_fd(),
+            disks: blocks.iter().map(|block| block.file.as_fd()).collect(),
         };
         let begin = now_ns();
         let monitor = MonitorProcess::spawn(id, &inputs, boot_reporter(trace.clone(), begin))?;
         trace.span(Lane::Command, "spawn monitor", begin, trace.now(Lane::Command, "monitor spawned"));
-        Ok(Self::with(id, monitor, state, terminal, trace))
+        let disks = blocks.into_iter().map(|block| block.disk).collect();
+        Ok(Self { disks, ..Self::with(id, monitor, state, terminal, trace) })
     }
 
     /// Makes do with another container's micro-VM.
@@ -93,8 +105,10 @@ impl Session {
         trace: Arc<Trace>,
     ) -> Result<Self, SessionError> {
         state::lead_to(state.as_fd(), root, &owner.id).map_err(SessionError::setup("the way to the guest"))?;
-        let keeper = MonitorProcess::spawn_keeper(id, streams, |_| {})?;
-        Ok(Self { joined: true, ..Self::with(id, keeper, state, terminal, trace) })
+        let keeper = MonitorProcess::spawn_keeper(id, streams)?;
+        let (monitor, socket) = (owner.monitor, state::link_in(root, id));
+        let joined = Some(KeeperConfig { id: id.to_string(), monitor, socket, task: KeeperTask::Clear });
+        Ok(Self { joined, ..Self::with(id, keeper, state, terminal, trace) })
     }
 
     fn with(id: &str, monitor: MonitorProcess, state: OwnedFd, terminal: Option<Terminal>, trace: Arc<Trace>) -> Self {
@@ -111,7 +125,10 @@ impl Session {
             clock: OnceLock::new(),
             executing: Mutex::default(),
             interfaces: Mutex::default(),
-            joined: false,
+            sockets: OnceLock::new(),
+            notify: AtomicBool::new(false),
+            joined: None,
+            disks: Vec::new(),
         }
     }
 
@@ -131,10 +148,21 @@ impl Session {
         signals.listen(move |signal| signalled.handle(signal)).map_err(SessionError::setup("signals"))
     }
 
-    /// Has the guest get, from the time when its container is made, what this thread's network namespace has.
-    pub fn join_network(&self) -> Result<(), SessionError> {
-        *self.interfaces() = Some(Interfaces::new(state::socket_in(self.state.as_fd()))?);
+    /// Has the guest get, from the time when its container is made, what this thread's network namespace has. `owner` is the container,
+    /// below a root, that has the micro-VM, where it is another one.
+    pub fn join_network(&self, owner: Option<(&Path, &Owner)>) -> Result<(), SessionError> {
+        let lent = owner.map(|(root, owner)| Lent::new(&self.id, root, owner)).transpose();
+        let lent = lent.map_err(SessionError::setup("the network in another container's micro-VM"))?;
+        *self.interfaces() = Some(Interfaces::new(state::socket_in(self.state.as_fd()), lent)?);
         Ok(())
+    }
+
+    /// Where devices are plugged in, for others who live in the micro-VM.
+    pub fn windows(&self) -> Result<&dyn Windows, String> {
+        match &self.joined {
+            None => Ok(&self.monitor),
+            Some(_) => Err("the micro-VM is another container's".to_string()),
+        }
     }
 
     fn interfaces(&self) -> MutexGuard<'_, Option<Interfaces>> {
@@ -152,6 +180,10 @@ impl Session {
 
     /// Has the guest boot. Everything that needs it waits for it by itself.
     pub fn boot(&self, order: &ContainerOrder) -> Result<(), SessionError> {
+        if let Some(keeper) = &self.joined {
+            let config = KeeperConfig { task: KeeperTask::Keep(order.shares.clone()), ..keeper.clone() };
+            return self.monitor.keep(&config).map_err(|error| self.explained(error.into()));
+        }
         let config = MonitorConfig {
             id: self.id.clone(),
             vcpus: order.vcpus,
@@ -159,15 +191,9 @@ impl Session {
             kernel_arguments: order.kernel_arguments.clone(),
             shares: order.shares.clone(),
             cache: order.cache,
-            joins: order.joined.as_ref().map(|owner| owner.monitor),
-            socket: state::link_in(&order.root, &order.id),
+            disks: self.disks.clone(),
         };
-        self.monitor.configure(&config).map_err(|error| self.explained(error.into()))?;
-        if self.joined {
-            // The guest may be told of the shares once they are there.
-            let _ = self.monitor.answer()?;
-        }
-        Ok(())
+        self.monitor.configure(&config).map_err(|error| self.explained(error.into()))
     }
 
     /// Makes the container once `proceed` says so, calls `ready`, and waits for the container's end.
@@ -184,26 +210,33 @@ impl Session {
         match result {
             Ok((end, guest)) => {
                 let begin = now_ns();
-                if !self.joined {
+                if let Some(sockets) = self.sockets.get() {
+                    sockets.finish();
+                }
+                if self.joined.is_none() {
                     // Whatever it answers: the monitor is made to end next.
                     let _ = guest.shutdown();
                 }
-                self.monitor.end();
-                self.interfaces().take();
+                self.end_monitor();
                 self.trace.span(Lane::Command, "end guest", begin, now_ns());
                 Ok(end)
             }
             Err(error) => {
                 let error = self.explained(error);
-                if self.joined {
-                    // The guest goes on, but not with this container.
-                    let socket = state::socket_in(self.state.as_fd());
-                    let _ = Guest::reach(&socket, &self.id).map(|guest| guest.signal(libc::SIGKILL as u32, true));
-                }
-                self.monitor.end();
-                self.interfaces().take();
+                self.end_monitor();
                 Err(error)
             }
+        }
+    }
+
+    /// Ends the monitor, or the keeper, which ends the container where the guest goes on for others.
+    fn end_monitor(&self) {
+        self.monitor.end();
+        self.interfaces().take();
+        if let Some(keeper) = self.joined.as_ref().filter(|_| !self.monitor.has_done_its_part())
+            && keeper.monitor.is_alive()
+        {
+            monitor_process::clear(keeper);
         }
     }
 
@@ -222,13 +255,37 @@ impl Session {
             shares: watching::watchable(&order.shares),
         };
         let (mut stdio, outputs) = self.start_stdio(socket.clone(), preserved)?;
+        let started = sockets::start(&socket, order.sockets).map_err(SessionError::setup("the host's sockets"))?;
+        let sockets = started.map(|(sockets, carrying)| {
+            let _ = self.sockets.set(carrying);
+            sockets
+        });
+        self.notify.store(order.notify, Ordering::Release);
         let guest = Arc::new(Guest::connect(&socket, &self.id)?);
         self.trace.now(Lane::Command, "agent connected");
+        // Of a micro-VM that is another container's, that one's proxy sets the clock.
+        let _clock_follower = match self.joined {
+            Some(_) => {
+                self.monitor.tie(guest.clone());
+                None
+            }
+            None => Some(clock::follow(guest.clone()).map_err(SessionError::setup("a thread"))?),
+        };
         // The command may be gone: then so is the monitor.
         let state = proceed.recv().map_err(|_| RpcError::Closed)?;
         let size = self.terminal.as_ref().and_then(Terminal::size);
         stdio.terminal_size = size.clone().into();
-        let clock = self.create(&guest, order.spec.into_bytes(), stdio, state.into_bytes(), order.no_new_keyring)?;
+        let request = CreateContainerRequest {
+            spec_json: order.spec.into_bytes(),
+            stdio: MessageField::some(stdio),
+            state_json: state.into_bytes(),
+            no_new_keyring: order.no_new_keyring,
+            sockets: sockets.into(),
+            notify: order.notify,
+            block_devices: self.block_devices(),
+            ..Default::default()
+        };
+        let clock = self.create(&guest, request)?;
         let _ = self.clock.set(clock);
         if self.signalled.aborted.load(Ordering::Acquire) != 0 {
             return Err(RpcError::Closed.into());
@@ -251,7 +308,7 @@ impl Session {
 
     /// What the namespace has now, and what it gets later.
     fn set_up_network(self: &Arc<Self>) -> Result<(), SessionError> {
-        if self.joined && names::is_answered() {
+        if self.joined.is_some() && self.interfaces().is_none() && names::is_answered() {
             names::start(&state::socket_in(self.state.as_fd()), &self.id)?;
         }
         if self.interfaces().is_none() {
@@ -259,14 +316,20 @@ impl Session {
         }
         let begin = now_ns();
         let session = Arc::downgrade(self);
-        let follow = move || {
-            let Some(session) = session.upgrade() else { return false };
+        let look = move || {
+            let Some(session) = session.upgrade() else { return Look::Over };
             let followed = session.follow_network();
-            followed.unwrap_or_else(|error| log::warn!("{error}"));
-            session.signalled.guest().is_some()
+            match (followed, session.signalled.guest()) {
+                (_, None) => Look::Over,
+                (Ok(()), Some(_)) => Look::Done,
+                (Err(error), Some(_)) => {
+                    log::warn!("{error}");
+                    Look::Failed
+                }
+            }
         };
         // Before the first look, so that nothing is missed between the two.
-        network::watch(follow).map_err(SessionError::setup("what follows the network"))?;
+        network::watch(look).map_err(SessionError::setup("what follows the network"))?;
         self.follow_network()?;
         self.trace.span(Lane::Command, "set up network", begin, now_ns());
         Ok(())
@@ -288,17 +351,10 @@ impl Session {
         streams().map_err(SessionError::setup("stdin, stdout and stderr"))
     }
 
-    fn create(
-        &self,
-        guest: &Guest,
-        spec: Vec<u8>,
-        stdio: Stdio,
-        state: Vec<u8>,
-        no_new_keyring: bool,
-    ) -> Result<GuestClock, SessionError> {
+    fn create(&self, guest: &Guest, request: CreateContainerRequest) -> Result<GuestClock, SessionError> {
         let trace = &self.trace;
         let sent = now_ns();
-        let created = guest.create(spec, stdio, state, no_new_keyring)?;
+        let created = guest.create(request)?;
         let answered = now_ns();
         let clock = GuestClock::by_call(sent, created.received_ns, created.replied_ns, answered);
         let (received, replied) = (clock.host(created.received_ns), clock.host(created.replied_ns));
@@ -310,13 +366,24 @@ impl Session {
         Ok(clock)
     }
 
+    /// What the agent is told of the block devices.
+    fn block_devices(&self) -> Vec<BlockDevice> {
+        let told = |disk: &Disk| BlockDevice {
+            major: disk.major,
+            minor: disk.minor,
+            access: disk.access.clone(),
+            ..Default::default()
+        };
+        self.disks.iter().map(told).collect()
+    }
+
     /// Executes the container's process, for a command that waits for its end.
     pub fn execute(&self) -> Result<(), SessionError> {
         let _executing = self.executing.lock();
         let Some(guest) = self.signalled.guest() else { return Err(RpcError::Closed.into()) };
         self.follow_network()?;
         let sent = now_ns();
-        let started = guest.start().map_err(|error| self.explained(error.into()))?;
+        let started = guest.start(self.notify.load(Ordering::Acquire)).map_err(|error| self.explained(error.into()))?;
         let answered = now_ns();
         self.trace.span(Lane::Command, "StartContainer", sent, answered);
         // The clocks agree to half a round trip; what is known about the order of things is more exact.
@@ -363,7 +430,7 @@ impl Session {
             }
             SessionError::Guest(
                 GuestError::Rpc(RpcError::Timeout { .. }) | GuestError::Connect(ConnectError::Timeout(_)),
-            ) => self.monitor.verdict(),
+            ) => self.monitor.verdict().or_else(|| Some(self.monitor.unresponsive(error.to_string()))),
             _ => None,
         };
         better.map_or(error, SessionError::Monitor)
@@ -379,7 +446,10 @@ fn boot_reporter(trace: Arc<Trace>, begin: u64) -> impl FnMut(&MonitorEvent) + S
             MonitorEvent::VmCreated { at_ns } => ("make VM", "VM created", *at_ns),
             MonitorEvent::KernelEntered { at_ns } => ("enter kernel", "kernel entered", *at_ns),
             MonitorEvent::AgentReady { at_ns } => ("boot guest", "agent up", *at_ns),
-            MonitorEvent::Done { .. } | MonitorEvent::Refused { .. } => return,
+            MonitorEvent::Attached
+            | MonitorEvent::Done { .. }
+            | MonitorEvent::Refused { .. }
+            | MonitorEvent::Console { .. } => return,
             MonitorEvent::Failed { .. } | MonitorEvent::Stopped { .. } => {
                 trace.now(Lane::Monitor, "VM ended");
                 return;

@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use agent_protocol::SHARE_DIR;
+use agent_protocol::{MAX_SOCKETS, SHARE_DIR, SOCKETS_DIR};
 use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
 
 use crate::control::{IdMap, ReadOnly, Share};
 use crate::error::Plain;
+use crate::sockets::{HostSocket, HostSockets, Identities, SourceError};
 
 mod below;
 mod overlay;
@@ -34,7 +35,7 @@ pub enum ShareError {
     #[error("mounts[{0}].source is missing in config.json: a bind mount needs one")]
     NoSource(usize),
     /// A bind mount of something that virtio-fs cannot carry.
-    #[error("mounts[{index}].source {} is a {kind}: only directories and regular files can be shared with a guest yet", .path.display())]
+    #[error("mounts[{index}].source {} is a {kind}: only directories, regular files and stream sockets can be shared with a guest", .path.display())]
     Kind {
         /// Which mount.
         index: usize,
@@ -42,6 +43,16 @@ pub enum ShareError {
         path: PathBuf,
         /// What it is.
         kind: &'static str,
+    },
+    /// A bind mount of a socket that cannot be carried.
+    #[error("mounts[{index}].source {} {source}", .path.display())]
+    Socket {
+        /// Which mount.
+        index: usize,
+        /// Its path on the host.
+        path: PathBuf,
+        /// Why.
+        source: SourceError,
     },
     /// A layer of an overlay that is none.
     #[error("mounts[{index}].options: {option} {}: not a directory", .path.display())]
@@ -65,6 +76,8 @@ pub struct Plan {
     pub spec: Spec,
     /// Directories and files, the root first.
     pub shares: Vec<Share>,
+    /// Sockets, which are not shared: what is sent to them is carried.
+    pub sockets: HostSockets,
 }
 
 /// Plans the shares of one container. Relative paths are relative to the bundle. All sources are resolved, so that nobody has
@@ -72,14 +85,23 @@ pub struct Plan {
 pub fn plan(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, ShareError> {
     let mut spec = spec.clone();
     let mut shares = vec![share_root(&mut spec, bundle)?];
+    let mut sockets = HostSockets { list: Vec::new(), identities: Identities::of(&spec) };
     let given = spec.linux().clone().unwrap_or_else(nothing_asked);
     let ids = [given.uid_mappings(), given.gid_mappings()].map(|list| list.as_deref().unwrap_or_default());
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         if overlay::is_one(mount) {
             shares.push(overlay::share(index, mount, bundle, shares.len() - 1)?);
         } else if is_bind(mount) && !is_the_guests(mount) {
-            let id_map = id_map(mount, ids);
-            shares.push(Share { id_map, ..share_mount(index, mount, bundle, shares.len() - 1)? });
+            let source = source(index, mount, bundle)?;
+            if source.1.file_type().is_socket() {
+                // Ids are mapped by the guest, where the socket is that the container sees.
+                let name = format!("{id}/{}", sockets.list.len());
+                sockets.list.push(socket(index, &source, sockets.list.len())?);
+                mount.set_source(Some(Path::new(SOCKETS_DIR).join(name)));
+            } else {
+                let id_map = id_map(mount, ids);
+                shares.push(Share { id_map, ..share_mount(index, mount, source, shares.len() - 1)? });
+            }
         }
     }
     let mut linux = given;
@@ -87,7 +109,7 @@ pub fn plan(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, ShareError> {
         linux.set_cgroups_path(Some(PathBuf::from(format!("/{id}"))));
     }
     spec.set_linux(Some(linux));
-    Ok(Plan { spec, shares })
+    Ok(Plan { spec, shares, sockets })
 }
 
 /// `Linux::default()` holds namespaces and resources that nobody asked for; this holds nothing.
@@ -110,14 +132,32 @@ fn share_root(spec: &mut Spec, bundle: &Path) -> Result<Share, ShareError> {
     Ok(Share { source, name, directory: true, recursive: true, readonly, id_map: None, overlay: None })
 }
 
-fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) -> Result<Share, ShareError> {
+/// What a bind mount is of.
+type Source = (PathBuf, fs::Metadata);
+
+fn source(index: usize, mount: &Mount, bundle: &Path) -> Result<Source, ShareError> {
     let source = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty());
     let path = bundle.join(source.ok_or(ShareError::NoSource(index))?);
-    let (source, metadata) = resolve(&format!("mounts[{index}].source"), &path)?;
+    resolve(&format!("mounts[{index}].source"), &path)
+}
+
+fn socket(index: usize, (path, metadata): &Source, number: usize) -> Result<HostSocket, ShareError> {
+    let socket = match number < MAX_SOCKETS {
+        true => HostSocket::new(path, metadata),
+        false => Err(SourceError::TooMany),
+    };
+    socket.map_err(|source| ShareError::Socket { index, path: path.clone(), source })
+}
+
+fn share_mount(
+    index: usize,
+    mount: &mut Mount,
+    (source, metadata): Source,
+    number: usize,
+) -> Result<Share, ShareError> {
     let kind = metadata.file_type();
     if !kind.is_dir() && !kind.is_file() {
         let kind = match () {
-            () if kind.is_socket() => "socket",
             () if kind.is_fifo() => "FIFO",
             () if kind.is_block_device() => "block device",
             () if kind.is_char_device() => "character device",
@@ -134,7 +174,7 @@ fn share_mount(index: usize, mount: &mut Mount, bundle: &Path, number: usize) ->
     Ok(Share { source, name, directory, recursive, readonly, id_map: None, overlay: None })
 }
 
-fn resolve(field: &str, path: &Path) -> Result<(PathBuf, fs::Metadata), ShareError> {
+fn resolve(field: &str, path: &Path) -> Result<Source, ShareError> {
     fs::canonicalize(path)
         .and_then(|resolved| fs::metadata(&resolved).map(|metadata| (resolved, metadata)))
         .map_err(|source| ShareError::Unreachable { field: field.to_string(), path: path.to_path_buf(), source })
@@ -198,7 +238,7 @@ fn is_common_device(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
 
     use serde_json::{Value, json};
     use tempfile::TempDir;
@@ -304,10 +344,30 @@ mod tests {
         assert_eq!(refusal(json!("gone")), format!("mounts[0].source {}: no such file or directory", gone.display()));
         assert!(refusal(Value::Null).starts_with("mounts[0].source is missing"));
         assert!(refusal(json!("")).starts_with("mounts[0].source is missing"));
-        let _socket = UnixListener::bind(real.join("socket")).unwrap();
-        assert!(refusal(json!("socket")).contains("is a socket"));
+        let _socket = UnixDatagram::bind(real.join("socket")).unwrap();
+        assert!(refusal(json!("socket")).contains("socket is a Unix socket for datagrams"));
         let console = json!("/dev/console");
         assert!(!Path::new("/dev/console").exists() || refusal(console).contains("is a character device"));
+    }
+
+    #[test]
+    fn sockets_are_the_agents() {
+        let bundle = bundle();
+        let real = bundle.path().canonicalize().unwrap();
+        let _socket = UnixListener::bind(real.join("socket")).unwrap();
+        fs::write(real.join("file"), "").unwrap();
+        symlink("socket", real.join("link")).unwrap();
+        let mount = |source: &str| json!({"destination": "/x", "type": "bind", "source": source, "options": ["ro"]});
+        let plan = planned(&bundle, json!([mount("link"), mount("file"), mount("socket")])).unwrap();
+        let paths: Vec<_> = plan.sockets.list.iter().map(|socket| socket.path.clone()).collect();
+        assert_eq!(paths, [real.join("socket"), real.join("socket")]);
+        assert!(plan.sockets.identities.allow(1000, 1000));
+        let sources: Vec<_> = plan.spec.mounts().iter().flatten().map(|m| m.source().clone().unwrap()).collect();
+        let guest = |index: u32| Path::new(SOCKETS_DIR).join(format!("c1/{index}"));
+        assert_eq!(sources, [guest(0), Path::new(SHARE_DIR).join("mounts/0"), guest(1)]);
+        assert_eq!(plan.shares.len(), 2);
+        let many = vec![mount("socket"); MAX_SOCKETS + 1];
+        assert!(planned(&bundle, json!(many)).unwrap_err().to_string().ends_with("64 are possible"));
     }
 
     #[test]

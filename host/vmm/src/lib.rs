@@ -29,6 +29,8 @@ pub enum ThreadKind {
     Devices,
     /// Answers file system requests.
     Fs,
+    /// Answers the requests to one block device.
+    Blk,
 }
 
 /// Runs first on each thread that a VM starts.

@@ -19,6 +19,8 @@ pub(super) const CASES: &[Case] = &[
     ours("filesystem::cache_auto", 180, |env| cache(env, "auto")),
     ours("filesystem::cache_never", 180, |env| cache(env, "never")),
     any("filesystem::large_tree", 3600, large_tree),
+    any("filesystem::overlays_with_a_volume_as_upper_layer", 180, overlay_inside),
+    any("filesystem::times_fit_the_containers_clock", 120, times),
     any("filesystem::several_writers", 300, several_writers),
 ];
 
@@ -77,6 +79,34 @@ fn cache(env: &Env, policy: &str) {
     running.expect("runs");
     running.finish().ok();
     assert_eq!(fs::read_to_string(volume.join("answer")).expect("read"), "from the guest\n");
+}
+
+/// What a container engine in the container does with its volume: layers, copies up, whiteouts, directories that hide others.
+fn overlay_inside(env: &Env) {
+    let volume = env.directory("volume");
+    let script = "set -e; cd /volume; mkdir lower upper work merged lower/dir lower/gone; cp /bin/busybox lower/tool; echo one >lower/dir/a
+        echo two >lower/b; ln -s b lower/link; chown 12:34 lower/b
+        mount -t overlay o -o lowerdir=lower,upperdir=upper,workdir=work merged; cd merged
+        cat dir/a link; echo more >>b; rm dir/a; chown -h 5:6 link; rm -r gone; mkdir gone; touch gone/new; mv tool moved; ./moved echo runs
+        ls dir | wc -l; ls gone; stat -c %u:%g b link; cd ..; umount merged
+        mount -t overlay o -o lowerdir=upper:lower merged; cat merged/b; ls merged/gone merged/dir merged; umount merged";
+    let outcome = env.run(&env.bundle(Root::Busybox).privileged().bind(&volume, "/volume", &[]).script(script));
+    let expected = "one two runs 0 new 12:34 5:6 two more merged: b dir gone link moved merged/dir: merged/gone: new";
+    let words = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!((words.as_str(), outcome.code()), (expected, 0), "{outcome:?}");
+    let whiteout = fs::symlink_metadata(volume.join("upper/dir/a")).expect("a whiteout");
+    assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0, "{whiteout:?}");
+}
+
+/// The host gives files their times, the guest has a clock of its own: `make` complains when the two do not fit.
+fn times(env: &Env) {
+    let script = "import os, time
+before = time.time()
+open('/written', 'w').write('now')
+after, changed = time.time(), os.stat('/written').st_mtime
+print('fits' if before - 0.1 < changed < after + 0.1 else (before, changed, after))";
+    let outcome = env.run(&env.bundle(Root::Debian).args(&["python3", "-c", script]));
+    assert_eq!((outcome.stdout.trim(), outcome.code()), ("fits", 0), "{outcome:?}");
 }
 
 fn host_sees(env: &Env) {

@@ -412,7 +412,8 @@ fn killed_proxy_and_monitor(env: &Env) {
     }
 }
 
-fn monitor_of(proxy: Pid) -> i32 {
+/// The monitor of a container, or its keeper, by its proxy.
+pub(super) fn monitor_of(proxy: Pid) -> i32 {
     let pid = proxy.as_raw_nonzero();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
     children.split_whitespace().next().expect("a monitor").parse().expect("a pid")

@@ -1,6 +1,7 @@
 //! The tests, by group.
 
 mod bad;
+mod blocks;
 mod cgroup;
 mod cycles;
 mod descriptors;
@@ -11,7 +12,9 @@ mod lifecycle;
 mod network;
 mod programs;
 mod settings;
+mod shared;
 mod signals;
+mod sockets;
 mod status;
 mod streams;
 mod terminal;
@@ -29,12 +32,15 @@ pub fn all() -> Vec<Case> {
         signals::CASES,
         terminal::CASES,
         settings::CASES,
+        blocks::CASES,
         fields::CASES,
         programs::CASES,
         filesystem::CASES,
         watching::CASES,
         lifecycle::CASES,
         network::CASES,
+        shared::CASES,
+        sockets::CASES,
         cgroup::CASES,
         cycles::CASES,
         trace::CASES,

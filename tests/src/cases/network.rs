@@ -16,16 +16,21 @@ pub(super) const CASES: &[Case] = &[
     any("network::set_up_before_start", 240, before_start),
     any("network::interfaces_come_and_go", 300, come_and_go),
     any("network::namespace_by_path", 240, by_path),
+    any("network::subnet_by_gateway", 240, subnet_by_gateway),
+    any("network::multicast_groups", 240, multicast_groups),
+    any("network::ipvlan_layer_3", 240, ipvlan_layer_3),
+    ours("network::ipvlan_refused", 120, ipvlan_refused),
     any("network::names", 240, names),
     any("network::many_bytes", 300, many_bytes),
     ours("network::devices_move", 180, devices_move),
     any("network::shared_namespaces", 300, shared_namespaces),
+    any("network::made_at_once", 300, made_at_once),
 ];
 
 const FILE_BYTES: usize = 3 << 20;
 
 /// Commands for a shell on the host: a pair of interfaces, `outer` in the world, `inner` in the namespace of process `$pid`.
-fn pair(world: &World, outer: &str, inner: &str, subnet: &str) -> String {
+pub(super) fn pair(world: &World, outer: &str, inner: &str, subnet: &str) -> String {
     let world = world.pid();
     format!(
         "set -e
@@ -37,7 +42,7 @@ fn pair(world: &World, outer: &str, inner: &str, subnet: &str) -> String {
     )
 }
 
-fn on_host(pid: u32, script: &str) {
+pub(super) fn on_host(pid: u32, script: &str) {
     crate::host("sh", &["-c", &format!("pid={pid}; {script}")]);
 }
 
@@ -129,6 +134,16 @@ fn come_and_go(env: &Env) {
     on_host(pid, &pair(&world, "w1", "eth1", "10.91.0"));
     wait_until("eth1", || links() == "eth0 eth1 10.90.0.2/ 10.91.0.2/");
     created.call(&["exec", &created.bundle.id, "ping", "-c", "1", "-W", "20", "10.91.0.1"]).ok();
+    // A neighbour, and nothing else.
+    let neighbour = || created.call(&["exec", &created.bundle.id, "ip", "neigh"]).ok().contains("10.91.0.9 ");
+    let change = |verb: &str| {
+        let neighbour = "10.91.0.9 lladdr 02:00:00:00:00:09 dev eth1 nud permanent";
+        on_host(pid, &format!("nsenter -t $pid -n ip neigh {verb} {neighbour}"));
+    };
+    change("add");
+    wait_until("the neighbour", neighbour);
+    change("del");
+    wait_until("the neighbour to leave", || !neighbour());
     world.run(&["ip", "link", "del", "w0"]);
     wait_until("eth0 to leave", || links() == "eth1 10.91.0.2/");
     // Its place can be taken again.
@@ -179,6 +194,118 @@ fn by_path(env: &Env) {
     place.run(&["busybox", "ping", "-c", "1", "-W", "20", "10.90.0.1"]);
     let links = place.run(&["ip", "-o", "link"]);
     assert_eq!(links.lines().count(), 2, "{links}");
+    let queues = place.run(&["tc", "qdisc", "show", "dev", "net0"]);
+    assert!(!queues.contains("ingress"), "{queues}");
+}
+
+/// As CNI's `ptp` leaves it: even the neighbours of the subnet are reached by way of the gateway.
+fn subnet_by_gateway(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &pair(&world, "w0", "eth0", "10.90.0"));
+    for command in [
+        "route del 10.90.0.0/24 dev eth0",
+        "route add 10.90.0.1 dev eth0 scope link src 10.90.0.2",
+        "route add 10.90.0.0/24 via 10.90.0.1 src 10.90.0.2",
+    ] {
+        place.run(&[&["ip"], command.split(' ').collect::<Vec<_>>().as_slice()].concat());
+    }
+    let path: Value = json!({ "type": "network", "path": place.path() });
+    let bundle = networked(env, Root::Busybox)
+        .without_namespace("network")
+        .namespace(path)
+        .script("ip route | sort | tr -s ' '; ping -c 1 -W 20 10.90.0.1 >/dev/null && echo answered");
+    let outcome = env.run(&bundle);
+    let lines: Vec<&str> = outcome.stdout.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        [
+            "10.90.0.0/24 via 10.90.0.1 dev eth0 src 10.90.0.2",
+            "10.90.0.1 dev eth0 scope link src 10.90.0.2",
+            "answered"
+        ],
+        "{outcome:?}"
+    );
+}
+
+/// Commands for a shell on the host: `eth0` in the namespace of process `$pid` is an interface of this kind on one of the world's, whose
+/// other end is `w0`.
+fn on_a_pair(world: &World, kind: &str) -> String {
+    let world = world.pid();
+    format!(
+        "set -e
+        n() {{ nsenter -t \"$1\" -n ip ${{2}}; }}
+        n {world} 'link add w0 type veth peer name w1'; n {world} 'link set w0 up'; n {world} 'link set w1 up'
+        n {world} 'link add link w1 name eth0 netns '\"$pid type {kind}\"
+        n {world} 'addr add 10.90.0.1/24 dev w0'
+        n $pid 'addr add 10.90.0.2/24 brd 10.90.0.255 dev eth0'; n $pid 'link set eth0 up'"
+    )
+}
+
+/// Sends to a group again and again.
+const TO_GROUP: &str = r"
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton('10.90.0.1'))
+while True:
+    s.sendto(b'to all', ('239.1.2.3', 9999)); time.sleep(.2)
+";
+
+/// Joins the group, and takes one message.
+const FROM_GROUP: &str = r"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(60); s.bind(('', 9999))
+s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton('239.1.2.3') + socket.inet_aton('10.90.0.2'))
+print(s.recv(100).decode())
+";
+
+fn multicast_groups(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &on_a_pair(&world, "macvlan mode bridge"));
+    let _sender = world.start(&["python3", "-c", TO_GROUP]);
+    let path: Value = json!({ "type": "network", "path": place.path() });
+    let bundle =
+        networked(env, Root::Debian).without_namespace("network").namespace(path).args(&["python3", "-c", FROM_GROUP]);
+    assert_eq!(env.run(&bundle).ok(), "to all");
+    // The host's interface is as it was.
+    let links = place.run(&["ip", "-d", "link", "show", "eth0"]);
+    assert!(!links.contains("allmulti") || links.contains("allmulti 0"), "{links}");
+}
+
+/// No ARP, and the routes of the namespace that has the other interface.
+fn ipvlan_layer_3(env: &Env) {
+    let (world, router, place) = (World::new(), World::new(), World::new());
+    let script = format!(
+        "set -e
+        n() {{ nsenter -t \"$1\" -n ip ${{2}}; }}
+        n {world} 'link add w0 type veth peer name w1 netns {router}'
+        n {world} 'addr add 10.90.0.1/24 dev w0'; n {world} 'link set w0 up'; n {world} 'route add 10.91.0.0/24 via 10.90.0.2'
+        n {router} 'addr add 10.90.0.2/24 dev w1'; n {router} 'link set w1 up'
+        n {router} 'link add link w1 name eth0 netns '\"$pid type ipvlan mode l3\"
+        n $pid 'addr add 10.91.0.2/24 dev eth0'; n $pid 'link set eth0 up'; n $pid 'route add default dev eth0'",
+        world = world.pid(),
+        router = router.pid(),
+    );
+    on_host(place.pid(), &script);
+    let path: Value = json!({ "type": "network", "path": place.path() });
+    let bundle = networked(env, Root::Busybox).without_namespace("network").namespace(path).script(
+        "ip link show eth0 | grep -o NOARP; ping -c 1 -W 20 10.90.0.1 >/dev/null && echo answered; nc -l -p 80 -e cat",
+    );
+    let created = Created::new(env, bundle);
+    created.call(&["start", &created.bundle.id]).ok();
+    created.wait_for_output("answered");
+    assert_eq!(created.output().trim(), "NOARP\nanswered");
+    let echo = "for i in $(seq 60); do echo hello | busybox nc -w 20 10.91.0.2 80 && exit; sleep 1; done; exit 1";
+    assert_eq!(world.run(&["sh", "-c", echo]).trim(), "hello");
+}
+
+fn ipvlan_refused(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &on_a_pair(&world, "ipvlan mode l3s"));
+    let path: Value = json!({ "type": "network", "path": place.path() });
+    let bundle = networked(env, Root::Busybox).without_namespace("network").namespace(path).script("true");
+    let refused = env.run(&bundle);
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(refused.stderr.contains("\"eth0\" is an ipvlan in L3S mode"), "{refused:?}");
 }
 
 /// Answers every question with 10.1.2.3, by UDP and by TCP.
@@ -278,7 +405,7 @@ fn devices_move(env: &Env) {
 }
 
 /// A bundle that lives in the namespaces of a container's process.
-fn beside(env: &Env, name: &str, created: &Created, kinds: &[&str]) -> Bundle {
+pub(super) fn beside(env: &Env, name: &str, created: &Created, kinds: &[&str]) -> Bundle {
     kinds.iter().fold(env.bundle_named(Root::Busybox, name), |bundle, kind| {
         let file = if *kind == "network" { "net" } else { kind };
         let path = format!("/proc/{}/ns/{file}", created.pid.as_raw_nonzero());
@@ -311,5 +438,25 @@ fn shared_namespaces(env: &Env) {
         first.call(&["kill", &first.bundle.id, "KILL"]).ok();
         let ended = || fourth.call(&["state", &fourth.bundle.id]).stdout.contains("\"stopped\"");
         wait_until("the end of the fourth", ended);
+    }
+}
+
+/// Two containers in a namespace that was there before, which do not wait for each other.
+fn made_at_once(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &pair(&world, "w0", "eth0", "10.90.0"));
+    let make = |name: &str| {
+        let path: Value = json!({ "type": "network", "path": place.path() });
+        let bundle = env.bundle_named(Root::Busybox, name).without_namespace("network").namespace(path);
+        Created::new(env, bundle.script("ip -4 addr show eth0 | grep -o 10.90.0.2/24; exec sleep 1000"))
+    };
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| make("one"));
+        let other = make("other");
+        (one.join().expect("the first"), other)
+    });
+    for container in [&one, &other] {
+        container.call(&["start", &container.bundle.id]).ok();
+        container.wait_for_output("10.90.0.2/24");
     }
 }

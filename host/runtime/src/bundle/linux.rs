@@ -57,33 +57,30 @@ fn namespaces(list: &[LinuxNamespace]) -> Result<(), BundleError> {
         seen.push(kind);
         let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) else { continue };
         let field = format!("linux.namespaces[{index}].path");
-        let reason = match kind {
-            // Whose they are is found out later.
-            LinuxNamespaceType::Network
-            | LinuxNamespaceType::Pid
-            | LinuxNamespaceType::Ipc
-            | LinuxNamespaceType::Uts => {
-                if !path.is_absolute() {
-                    return Err(invalid(field, "it must be an absolute path"));
-                }
-                check::path(&field, path)?;
-                continue;
-            }
-            LinuxNamespaceType::Mount => " (the container's root is made in a new mount namespace)",
-            LinuxNamespaceType::User => " (the host's user namespaces are not the guest's)",
-            LinuxNamespaceType::Cgroup => " (the host's cgroups are not the guest's)",
-            LinuxNamespaceType::Time => " (the host's clocks are not the guest's)",
-        };
-        return Err(BundleError::Unsupported { field, reason });
+        if kind == LinuxNamespaceType::Mount {
+            let reason = " (the container's root is made in a new mount namespace: in another container's its files are out of reach)";
+            return Err(BundleError::Unsupported { field, reason });
+        }
+        // Whose they are is found out later.
+        if !path.is_absolute() {
+            return Err(invalid(field, "it must be an absolute path"));
+        }
+        check::path(&field, path)?;
     }
     Ok(())
+}
+
+/// Whether the container is to have a new one of this kind.
+fn has_new(linux: &Linux, kind: LinuxNamespaceType) -> bool {
+    let new = |namespace: &LinuxNamespace| namespace.path().as_ref().is_none_or(|path| path.as_os_str().is_empty());
+    linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind && new(namespace))
 }
 
 fn mappings(linux: &Linux) -> Result<(), BundleError> {
     let user = has(Some(linux), LinuxNamespaceType::User);
     for (field, list) in [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())] {
         let list = list.as_deref().unwrap_or_default();
-        if user && list.is_empty() {
+        if has_new(linux, LinuxNamespaceType::User) && list.is_empty() {
             return Err(invalid(field, "a new user namespace needs mappings"));
         }
         if !user && !list.is_empty() {
@@ -116,8 +113,8 @@ fn time_offsets(linux: &Linux) -> Result<(), BundleError> {
         if offset.nanosecs().is_some_and(|nanosecs| nanosecs >= 1_000_000_000) {
             return Err(invalid(format!("{field}.nanosecs"), "it is a second or more"));
         }
-        if !has(Some(linux), LinuxNamespaceType::Time) {
-            return Err(invalid("linux.timeOffsets", "it needs a time namespace in linux.namespaces"));
+        if !has_new(linux, LinuxNamespaceType::Time) {
+            return Err(invalid("linux.timeOffsets", "it needs a new time namespace in linux.namespaces"));
         }
     }
     Ok(())

@@ -150,7 +150,7 @@ fn follow(
     state: &StateDir,
     proxy: &mut ProxyProcess,
 ) -> Result<Record, CommandError> {
-    let Prepared { bundle, machine, order, hooks: host_hooks } = prepared;
+    let Prepared { bundle, machine, order, hooks: host_hooks, turn: _turn } = prepared;
     let rootfs = order.shares.first().map(|share| share.source.clone()).unwrap_or_default();
     let mut record = Record::new(id, &bundle.spec, bundle.directory, rootfs, proxy.id());
     record.attached = order.attached;

@@ -26,6 +26,7 @@ pub mod update;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::blocks::BlockError;
 use crate::bundle::BundleError;
 use crate::cgroup::CgroupError;
 use crate::error::Plain;
@@ -35,6 +36,7 @@ use crate::images::ImageError;
 use crate::install::InstallError;
 use crate::joined::JoinError;
 use crate::machine::MachineError;
+use crate::notify::NotifyError;
 use crate::preserved::PreservedError;
 use crate::proxy::process::ProxyError;
 use crate::rpc::RpcError;
@@ -57,6 +59,9 @@ pub enum CommandError {
     /// What would be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// Block devices.
+    #[error(transparent)]
+    Blocks(#[from] BlockError),
     /// KVM.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -75,6 +80,9 @@ pub enum CommandError {
     /// The agent in the guest.
     #[error(transparent)]
     Guest(#[from] GuestError),
+    /// NOTIFY_SOCKET.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
     /// The container's network, in its process's words.
     #[error("{0}")]
     Network(String),

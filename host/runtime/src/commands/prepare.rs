@@ -6,12 +6,14 @@ use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType, Process, Spec};
 
 use super::create::Options;
 use super::{CommandError, rlimits};
+use crate::blocks;
 use crate::bundle::Bundle;
 use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
-use crate::joined;
+use crate::joined::{self, Joining, Turn};
 use crate::machine::Machine;
 use crate::network::devices;
+use crate::notify;
 use crate::proxy::protocol::{ContainerOrder, Network, Size};
 use crate::share::{self, Plan};
 use crate::state::ContainerId;
@@ -26,6 +28,8 @@ pub(super) struct Prepared {
     pub order: ContainerOrder,
     /// createContainer hooks that are programs of the host.
     pub hooks: Vec<Hook>,
+    /// Held until others can see that the container lives in its network namespace.
+    pub turn: Option<Turn>,
 }
 
 /// Reads and checks a bundle.
@@ -33,23 +37,36 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     let settings = &options.settings;
     let bundle = Bundle::load_with(&options.bundle, settings)?;
     let machine = Machine::configured(&bundle.spec, settings)?;
-    let hosts = match Network::of(&bundle.spec) {
+    let network = Network::of(&bundle.spec);
+    let hosts = match &network {
         // Where a daemon asks for no network namespace it means the host's; bundles of others may do without a network.
         Network::Host => joined::is_of_a_daemon(&options.root),
-        Network::Path(path) => joined::is_hosts_network(&path),
+        Network::Path(path) => joined::is_hosts_network(path),
         Network::New => false,
     };
     if hosts {
         return Err(CommandError::HostNetwork);
     }
     let mut plan = share::plan(&bundle.spec, &bundle.directory, id.as_str())?;
-    leave_network(&mut plan.spec);
+    leave_hosts(&mut plan.spec);
     let root = std::path::absolute(&options.root).unwrap_or_else(|_| options.root.clone());
+    let turn = match &network {
+        Network::Path(path) => Turn::at(path),
+        Network::Host | Network::New => None,
+    };
     let joining = joined::find(&bundle.spec, &root)?;
+    let blocks = blocks::of(&bundle.spec)?;
+    // One that joins another makes nothing in the namespace.
+    let turn = turn.filter(|_| joining.is_none());
     if let Some(joining) = &joining {
+        blocks::refuse(&blocks)?;
         joining.rewrite(&mut plan, id.as_str());
     }
-    let Plan { mut spec, shares } = plan;
+    let Plan { mut spec, shares, sockets } = plan;
+    let notify = notify::is_asked();
+    if notify {
+        notify::add_to(&mut spec, id.as_str());
+    }
     let rootfs = shares.first().map(|share| share.source.clone()).unwrap_or_default();
     let hooks = split_hooks(&mut spec, &rootfs);
     if let Some(process) = spec.process_mut() {
@@ -62,7 +79,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
     };
     let order = ContainerOrder {
         id: id.to_string(),
-        network: Network::of(&bundle.spec),
+        network,
         network_devices: devices::of(&bundle.spec),
         vcpus: machine.vcpus,
         memory_mib: machine.memory_mib,
@@ -73,12 +90,16 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         root,
         log: options.log.absolute(),
         shares,
+        blocks,
+        sockets,
+        notify,
         spec: serde_json::to_string(&spec).unwrap_or_default(),
         terminal: bundle.wants_terminal(),
         no_new_keyring: options.no_new_keyring,
         size: configured_size(bundle.spec.process().as_ref()),
         preserved: Vec::new(),
         attached: false,
+        shares_network: joining.as_ref().is_some_and(Joining::shares_network),
         joined: joining.map(|joining| joining.owner),
         started_ns: [options.start_ns; 3],
     };
@@ -90,7 +111,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         order.kernel.display(),
         order.initramfs.display()
     );
-    Ok(Prepared { bundle, machine, order, hooks })
+    Ok(Prepared { bundle, machine, order, hooks, turn })
 }
 
 /// Leaves the guest the hooks that it is to run. Gives the createContainer hooks that are programs of the host.
@@ -105,12 +126,12 @@ fn split_hooks(spec: &mut Spec, rootfs: &Path) -> Vec<Hook> {
     host
 }
 
-/// The network namespace that the configuration names is the host side's: the guest has a network of its own.
-fn leave_network(spec: &mut Spec) {
+/// The network and user namespaces that the configuration names are the host side's: the guest has some of its own.
+fn leave_hosts(spec: &mut Spec) {
     let Some(mut linux) = spec.linux().clone() else { return };
     linux.set_net_devices(None);
     for namespace in linux.namespaces_mut().iter_mut().flatten() {
-        if namespace.typ() == LinuxNamespaceType::Network {
+        if matches!(namespace.typ(), LinuxNamespaceType::Network | LinuxNamespaceType::User) {
             namespace.set_path(None);
         }
     }
@@ -133,12 +154,13 @@ mod tests {
     #[test]
     fn the_guest_has_its_own_network() {
         let spec = json!({"ociVersion": "1.0.2", "linux": {"namespaces":
-            [{"type": "pid"}, {"type": "network", "path": "/run/netns/x"}]}});
+            [{"type": "user", "path": "/run/userns/x"}, {"type": "network", "path": "/run/netns/x"}]}});
         let mut spec: Spec = serde_json::from_value(spec).unwrap();
         assert_eq!(Network::of(&spec), Network::Path("/run/netns/x".into()));
-        leave_network(&mut spec);
+        leave_hosts(&mut spec);
         assert_eq!(Network::of(&spec), Network::New);
-        assert_eq!(spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 2);
+        let left = serde_json::to_value(spec.linux().as_ref().unwrap().namespaces()).unwrap();
+        assert_eq!(left, json!([{"type": "user"}, {"type": "network"}]));
     }
 
     #[test]

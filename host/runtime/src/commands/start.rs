@@ -4,21 +4,30 @@ use std::path::Path;
 
 use super::{CommandError, end, ended_or, find_locked, reach};
 use crate::hooks::{self, Phase};
+use crate::notify::Manager;
 use crate::proxy::wards;
 use crate::state::{Record, StateDir, Status};
 
 /// Starts a container that was created. Errors of the execution are this command's.
 pub fn start(root: &Path, id: &str) -> Result<(), CommandError> {
-    let (state, mut record) = find_locked(root, id)?;
+    let (mut state, mut record) = find_locked(root, id)?;
     match record.status() {
         Status::Created => {}
         Status::Running => return Err(CommandError::AlreadyRunning),
         Status::Stopped => return Err(CommandError::CannotStartStopped),
         status @ (Status::Creating | Status::Paused) => return Err(CommandError::CannotStart(status)),
     }
+    let manager = Manager::find()?;
     look_at_network(&state, &record)?;
-    reach(&state, &record)?.start().map_err(|error| ended_or(&record, error.into()))?;
-    running(&state, &mut record)
+    let guest = reach(&state, &record)?;
+    guest.start(manager.is_some()).map_err(|error| ended_or(&record, error.into()))?;
+    running(&state, &mut record)?;
+    if let Some(manager) = manager {
+        // Others may have their turn: this may take as long as the container runs.
+        state.unlock();
+        manager.tell_when_ready(&guest, record.proxy.pid.unsigned_abs());
+    }
+    Ok(())
 }
 
 /// Daemons can set up the network after `create` (docker from version 26 on): the container's process is to find it there.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -203,6 +203,48 @@ fn child_has_only_file_capabilities() {
     assert_eq!(sys::unshare_namespaces().unwrap_err(), Errno::PERM);
     drop_thread_capabilities().unwrap();
     assert_eq!(rustix::thread::capabilities(None).unwrap().permitted, CapabilitySet::empty());
+    done();
+}
+
+#[test]
+fn joined_shares_come_and_go() {
+    run_child("child_puts_shares_into_a_jail");
+}
+
+#[test]
+#[ignore = "run by joined_shares_come_and_go"]
+fn child_puts_shares_into_a_jail() {
+    let Some(base) = directory() else { return };
+    let shares = make_sources(&base);
+    let later: Vec<_> =
+        shares.iter().map(|one| Share { name: format!("joined/b/{}", one.name), ..one.clone() }).collect();
+    let open = |path: &str, flags| rustix::fs::open(path, flags, Mode::empty()).unwrap();
+    let (proc, outside) = (open("/proc/thread-self", OFlags::PATH), open("/proc/thread-self/ns/mnt", OFlags::RDONLY));
+    enter(&shares, &[proc.as_raw_fd(), outside.as_raw_fd()]).unwrap();
+    let inside = rustix::fs::openat(&proc, "ns/mnt", OFlags::RDONLY, Mode::empty()).unwrap();
+    let mountinfo = || {
+        let file = rustix::fs::openat(&proc, "mountinfo", OFlags::RDONLY, Mode::empty()).unwrap();
+        std::io::read_to_string(File::from(file)).unwrap()
+    };
+    let before = mountinfo();
+    let attach = || {
+        sys::enter_mounts(outside.as_fd()).unwrap();
+        JoinedShares::attach(&later, &inside).unwrap()
+    };
+    let seen = || fs::read_to_string("/share/joined/b/rootfs/file").is_ok_and(|text| text == "content");
+    // By who put them there, and by another one if that was killed.
+    let attached = attach();
+    assert!(seen() && entries("/share/joined/b/mounts") == ["0", "1", "2"]);
+    drop(attached);
+    assert!(mountinfo() == before && entries("/share") == ["mounts", "rootfs"]);
+    std::mem::forget(attach());
+    assert!(seen());
+    clear_joined("joined/c", &mountinfo(), &inside).unwrap();
+    assert!(seen(), "another one's were taken");
+    clear_joined("joined/b", &mountinfo(), &inside).unwrap();
+    assert!(mountinfo() == before && entries("/share") == ["mounts", "rootfs"]);
+    assert_eq!(fs::read_to_string("/share/rootfs/file").unwrap(), "content");
+    clear_joined("joined/b", &mountinfo(), &inside).unwrap();
     done();
 }
 

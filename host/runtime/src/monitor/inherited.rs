@@ -4,9 +4,11 @@ use std::fs::File;
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use agent_protocol::MAX_BLOCK_DEVICES;
 use kvm_ioctls::Kvm;
 
 use crate::control::fds;
+use crate::sys::inherited;
 
 /// What `sandbox run` handed over (see [`fds`]).
 pub struct Inherited {
@@ -20,14 +22,17 @@ pub struct Inherited {
     pub initramfs: File,
     /// /dev/kvm.
     pub kvm: Kvm,
+    /// Block devices.
+    pub disks: Vec<File>,
 }
 
 impl Inherited {
     /// Takes the descriptors over; `None` when one is not open. Call it once, first of all.
     pub fn take() -> Option<Self> {
-        if !(fds::CONTROL..fds::END).all(is_open) {
+        if !(fds::CONTROL..fds::DISKS).all(is_open) {
             return None;
         }
+        let disks = (fds::DISKS..).take(MAX_BLOCK_DEVICES).map_while(inherited).map(File::from).collect();
         // SAFETY: all five are open, and nothing else in this process owns them: they come from the parent, this is the first
         // thing the process does, and the caller calls it once.
         unsafe {
@@ -37,6 +42,7 @@ impl Inherited {
                 kernel: File::from_raw_fd(fds::KERNEL),
                 initramfs: File::from_raw_fd(fds::INITRAMFS),
                 kvm: Kvm::from_raw_fd(fds::KVM),
+                disks,
             })
         }
     }

@@ -1,7 +1,7 @@
 //! The monitor: the process that is one micro-VM. Started by `sandbox run` with the descriptors of [`fds`], it confines itself
 //! before the guest runs its first instruction.
 //!
-//! Threads: one per vCPU, the device loop, the file server's workers, and the main one, which carries out orders until the control socket
+//! Threads: one per vCPU, the device loop, the file server's workers, one per block device, and the main one, which carries out orders until the control socket
 //! closes: then the command that wanted the VM is gone, and so is the VM.
 
 mod inherited;
@@ -9,7 +9,9 @@ mod keeper;
 mod orders;
 mod report;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 use agent_protocol::watch::replay_uid;
 use agent_protocol::{GUEST_CID, MAX_INTERFACES, READY_PORT, SHARE_TAG};
 use kvm_ioctls::Kvm;
+use serde::de::DeserializeOwned;
+use vmm::devices::blk::{Blk, BlkConfig, BlkError};
 use vmm::devices::console::Console;
 use vmm::devices::fs::{self, Fs, FsConfig, FsError};
 use vmm::devices::rng::Rng;
@@ -26,7 +30,7 @@ use vmm::memory::MemoryError;
 use vmm::vm::{Vm, VmError};
 use vmm::{ThreadStart, memory};
 
-use crate::control::{MonitorConfig, MonitorEvent, fds};
+use crate::control::{Disk, MonitorConfig, MonitorEvent, fds};
 use crate::jail::{self, JailError, JailHandles};
 use crate::seccomp::{self, SeccompError, ThreadKind};
 use crate::settings::CachePolicy;
@@ -60,6 +64,8 @@ enum MonitorError {
     Loop(#[from] EventLoopError),
     #[error(transparent)]
     Fs(#[from] FsError),
+    #[error(transparent)]
+    Blk(#[from] BlkError),
     #[error("cannot make the vsock device: {0}")]
     Vsock(std::io::Error),
     #[error(transparent)]
@@ -74,7 +80,7 @@ pub fn main() -> ExitCode {
         eprintln!("sandbox: `monitor` is started by `sandbox run`, not by hand");
         return ExitCode::FAILURE;
     };
-    let Inherited { control, vsock, kernel, initramfs, kvm } = inherited;
+    let Inherited { control, vsock, kernel, initramfs, kvm, disks } = inherited;
     // By itself it would be the name of the link by which this program is executed anew.
     let _ = rustix::thread::set_name(c"sandbox-monitor");
     let Ok(reports) = control.try_clone() else { return ExitCode::FAILURE };
@@ -82,7 +88,7 @@ pub fn main() -> ExitCode {
     reporter.send(&MonitorEvent::Started { at_ns: started });
     let mut control = BufReader::new(control);
     let result = read_config(&mut control).and_then(|config| {
-        let vm = Parts { vsock, kernel, initramfs, kvm };
+        let vm = Parts { vsock, kernel, initramfs, kvm, disks };
         start(&config, vm, &reporter)
     });
     match result {
@@ -107,14 +113,13 @@ pub fn keeper_main() -> ExitCode {
     let Ok(reports) = control.try_clone() else { return ExitCode::FAILURE };
     let reporter = Reporter::new(reports, false);
     let mut control = BufReader::new(control);
-    let config = read_config(&mut control);
-    match config.map(|config| (config.joins, config)) {
-        Ok((Some(monitor), config)) => keeper::run(&config, monitor, control.get_ref(), &reporter),
-        _ => ExitCode::FAILURE,
+    match read_config(&mut control) {
+        Ok(config) => keeper::run(&config, control.get_ref(), &reporter),
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn read_config(control: &mut impl BufRead) -> Result<MonitorConfig, MonitorError> {
+fn read_config<T: DeserializeOwned>(control: &mut impl BufRead) -> Result<T, MonitorError> {
     let mut line = String::new();
     control.take(CONFIG_MAX).read_line(&mut line).map_err(|e| MonitorError::Config(e.to_string()))?;
     serde_json::from_str(&line).map_err(|e| MonitorError::Config(e.to_string()))
@@ -123,13 +128,16 @@ fn read_config(control: &mut impl BufRead) -> Result<MonitorConfig, MonitorError
 /// What the VM is made from.
 struct Parts {
     vsock: std::os::unix::net::UnixListener,
-    kernel: std::fs::File,
-    initramfs: std::fs::File,
+    kernel: File,
+    initramfs: File,
     kvm: Kvm,
+    disks: Vec<File>,
 }
 
 fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> Result<Started, MonitorError> {
-    let jail = jail::enter(&config.shares, &(fds::CONTROL..fds::END).chain(reporter.descriptor()).collect::<Vec<_>>())?;
+    let disks = parts.disks.iter().map(File::as_raw_fd);
+    let keep: Vec<RawFd> = (fds::CONTROL..fds::DISKS).chain(disks).chain(reporter.descriptor()).collect();
+    let jail = jail::enter(&config.shares, &keep)?;
     jail::drop_privileges()?;
     let on_start: ThreadStart = Arc::new(confine_thread);
     let device_loop = EventLoop::start(Arc::clone(&on_start))?;
@@ -145,6 +153,7 @@ fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> 
     vm.add_device(Box::new(Vsock::new(vsock, device_loop.handle()).map_err(MonitorError::Vsock)?))?;
     vm.add_device(Box::new(Rng::new(device_loop.handle())))?;
     vm.add_device(Box::new(Console::new(reporter.console().clone(), device_loop.handle())))?;
+    add_disks(&mut vm, &config.disks, parts.disks, &on_start)?;
     vm.reserve_windows(MAX_INTERFACES)?;
     reporter.send(&MonitorEvent::VmCreated { at_ns: now_ns() });
     let observer: Arc<Reporter> = Arc::clone(reporter);
@@ -156,6 +165,18 @@ fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> 
     jail::drop_thread_capabilities()?;
     seccomp::apply(ThreadKind::Main)?;
     Ok(Started::new(ready.go(), handle))
+}
+
+fn add_disks(vm: &mut Vm, disks: &[Disk], files: Vec<File>, on_start: &ThreadStart) -> Result<(), MonitorError> {
+    if disks.len() != files.len() {
+        return Err(MonitorError::Config(format!("{} block devices were named, {} came", disks.len(), files.len())));
+    }
+    for (disk, file) in disks.iter().zip(files) {
+        let (read_only, block_size) = (disk.read_only, disk.block_size);
+        let config = BlkConfig { file, read_only, block_size, serial: disk.serial() };
+        vm.add_device(Box::new(Blk::new(config, Arc::clone(on_start))?))?;
+    }
+    Ok(())
 }
 
 fn share_device(jail: JailHandles, cache: CachePolicy, on_start: &ThreadStart) -> Result<Fs, FsError> {
@@ -188,6 +209,7 @@ fn confine_thread(kind: vmm::ThreadKind) {
         vmm::ThreadKind::Fs => seccomp::apply(ThreadKind::Fs).map_err(MonitorError::from),
         vmm::ThreadKind::Vcpu => without_capabilities(ThreadKind::Vcpu),
         vmm::ThreadKind::Devices => without_capabilities(ThreadKind::Devices),
+        vmm::ThreadKind::Blk => without_capabilities(ThreadKind::Blk),
     };
     if let Err(err) = result {
         eprintln!("sandbox: {err}");

@@ -32,28 +32,32 @@ impl Started {
         let mut line = [0; ORDER_MAX];
         while let Ok((length @ 1.., descriptors)) = descriptors::receive(control.as_fd(), &mut line) {
             let order = serde_json::from_slice(line.get(..length).unwrap_or_default()).map_err(|e| e.to_string());
-            let done = order.and_then(|order| self.carry_out(&order, descriptors));
-            reporter.send(&match done {
-                Ok(window) => MonitorEvent::Done { window },
-                Err(message) => MonitorEvent::Refused { message },
-            });
+            let done = order.and_then(|order| self.carry_out(&order, descriptors, reporter));
+            reporter.send(&done.unwrap_or_else(|message| MonitorEvent::Refused { message }));
         }
     }
 
-    fn carry_out(&self, order: &MonitorOrder, descriptors: Vec<OwnedFd>) -> Result<u32, String> {
+    fn carry_out(
+        &self,
+        order: &MonitorOrder,
+        descriptors: Vec<OwnedFd>,
+        reporter: &Reporter,
+    ) -> Result<MonitorEvent, String> {
         match *order {
             MonitorOrder::Plug { mac } => {
                 let mut descriptors = descriptors.into_iter();
                 let tap = descriptors.next().ok_or("no tap came with the order")?;
                 let config = NetConfig { tap, mac, vhost: descriptors.next() };
                 let window = self.running.plug(Box::new(Net::new(config, self.device_loop.clone())));
-                window.map_err(|e| e.to_string()).and_then(|window| u32::try_from(window).map_err(|e| e.to_string()))
+                let window = u32::try_from(window.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+                Ok(MonitorEvent::Done { window })
             }
             MonitorOrder::Unplug { window } => {
                 let index = usize::try_from(window).map_err(|e| e.to_string())?;
                 self.running.unplug(index).map_err(|e| e.to_string())?;
-                Ok(window)
+                Ok(MonitorEvent::Done { window })
             }
+            MonitorOrder::Console => Ok(MonitorEvent::Console { lines: reporter.console_lines() }),
         }
     }
 }

@@ -32,6 +32,11 @@ impl Reporter {
         &self.console
     }
 
+    /// Its last lines.
+    pub fn console_lines(&self) -> Vec<String> {
+        self.console.last_lines(CONSOLE_LINES)
+    }
+
     /// The socket's descriptor.
     pub fn descriptor(&self) -> Option<RawFd> {
         Some(self.control.lock().unwrap_or_else(PoisonError::into_inner).as_raw_fd())
@@ -53,10 +58,7 @@ impl Observer for Reporter {
 
     fn exited(&self, exit: VmExit) {
         self.send(&match exit {
-            VmExit::Reset => MonitorEvent::Stopped {
-                panic: self.console.shows_panic(),
-                console: self.console.last_lines(CONSOLE_LINES),
-            },
+            VmExit::Reset => MonitorEvent::Stopped { panic: self.console.shows_panic(), console: self.console_lines() },
             VmExit::Failed(message) => MonitorEvent::Failed { message },
         });
         // Wakes the main thread, which ends the process.

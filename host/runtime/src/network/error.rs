@@ -48,6 +48,11 @@ pub enum NetworkError {
     /// More than the micro-VM has windows for.
     #[error("the container has {0} network interfaces; a micro-VM can have {max}", max = agent_protocol::MAX_INTERFACES)]
     TooMany(usize),
+    /// An ipvlan in L3S mode.
+    #[error(
+        "network interface {0:?} is an ipvlan in L3S mode, whose packets cannot be sent on into the guest; give it the mode l2 or l3"
+    )]
+    PassesBy(String),
     /// Two micro-VMs cannot have one address.
     #[error(
         "the network namespace belongs to another container's micro-VM already: containers that share a network are not supported yet"

@@ -3,13 +3,17 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use agent_protocol::MAX_INTERFACES;
 use agent_protocol::agent::{NetworkInterface, UpdateNetworkRequest};
 
+use super::multicast::AllGroups;
 use super::netlink::Netlink;
+use super::redirect::Queue;
 use super::scan::{Link, Namespace, scan};
 use super::tap::Tap;
+use super::windows::{Lent, Windows};
 use super::{NetworkError, names, redirect};
 use crate::guest::Guest;
 use crate::monitor_process::MonitorProcess;
@@ -24,6 +28,10 @@ struct Plugged {
     mac: Vec<u8>,
     /// The tap's in the monitor.
     window: u32,
+    /// The interface's.
+    queue: Queue,
+    /// Where the interface would pass on only the multicast groups of the host's stack.
+    _all_groups: Option<AllGroups>,
 }
 
 /// What of a network namespace the guest has by now.
@@ -36,17 +44,31 @@ pub struct Interfaces {
     /// Names are asked for here, once something can answer.
     socket: PathBuf,
     names: bool,
+    /// Where the micro-VM is another container's.
+    lent: Option<Arc<Lent>>,
 }
 
 impl Interfaces {
-    /// Of the network namespace of this thread; `socket` leads to the guest.
-    pub fn new(socket: PathBuf) -> Result<Self, NetworkError> {
+    /// Of the network namespace of this thread; `socket` leads to the guest. Its windows are the monitor's, or those that are `lent`.
+    pub fn new(socket: PathBuf, lent: Option<Lent>) -> Result<Self, NetworkError> {
         let netlink = Netlink::new().map_err(NetworkError::scan("socket"))?;
-        Ok(Self { netlink, plugged: Vec::new(), told: UpdateNetworkRequest::default(), socket, names: false })
+        Ok(Self {
+            netlink,
+            plugged: Vec::new(),
+            told: UpdateNetworkRequest::default(),
+            socket,
+            names: false,
+            lent: lent.map(Arc::new),
+        })
     }
 
     /// Gives the guest what the namespace has by now.
     pub fn follow(&mut self, id: &str, monitor: &MonitorProcess, guest: &Guest) -> Result<(), NetworkError> {
+        let lent = self.lent.clone();
+        let windows: &dyn Windows = match &lent {
+            Some(lent) => lent.as_ref(),
+            None => monitor,
+        };
         let found = scan(&mut self.netlink)?;
         if found.links.len() > MAX_INTERFACES {
             return Err(NetworkError::TooMany(found.links.len()));
@@ -55,10 +77,10 @@ impl Interfaces {
         if others && !found.links.is_empty() {
             return Err(NetworkError::Taken);
         }
-        self.let_go(&found, monitor, guest)?;
+        self.let_go(&found, windows, guest)?;
         for link in &found.links {
             if !self.plugged.iter().any(|plugged| plugged.index == link.index) {
-                self.plug(link, monitor)?;
+                self.plug(link, windows)?;
             }
         }
         self.tell(found, guest)?;
@@ -70,7 +92,7 @@ impl Interfaces {
     }
 
     /// Takes from the guest what is not in the namespace any more.
-    fn let_go(&mut self, found: &Namespace, monitor: &MonitorProcess, guest: &Guest) -> Result<(), NetworkError> {
+    fn let_go(&mut self, found: &Namespace, windows: &dyn Windows, guest: &Guest) -> Result<(), NetworkError> {
         let gone = self.take_gone(found);
         if gone.is_empty() {
             return Ok(());
@@ -78,8 +100,8 @@ impl Interfaces {
         let told = self.tell(found.clone(), guest);
         // The guest's driver has let go of them, or cannot be helped.
         for plugged in gone {
-            redirect::stop(&mut self.netlink, plugged.index);
-            match monitor.unplug(plugged.window) {
+            redirect::stop(&mut self.netlink, plugged.index, plugged.queue);
+            match windows.unplug(plugged.window) {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => log::warn!("window {}: {reason}", plugged.window),
                 Err(error) => log::warn!("window {}: {error}", plugged.window),
@@ -98,21 +120,27 @@ impl Interfaces {
         gone
     }
 
-    fn plug(&mut self, link: &Link, monitor: &MonitorProcess) -> Result<(), NetworkError> {
+    fn plug(&mut self, link: &Link, windows: &dyn Windows) -> Result<(), NetworkError> {
         let NetworkInterface { name, mac, mtu, .. } = &link.interface;
         let tap =
             Tap::open(&mut self.netlink, *mtu).map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
         let redirected = redirect::redirect(&mut self.netlink, tap.index, link.index)
-            .and_then(|()| redirect::redirect(&mut self.netlink, link.index, tap.index));
-        redirected.map_err(|source| NetworkError::Redirect { name: name.clone(), source })?;
+            .and_then(|_| redirect::redirect(&mut self.netlink, link.index, tap.index));
+        let queue = redirected.map_err(|source| NetworkError::Redirect { name: name.clone(), source })?;
         let address = <[u8; 6]>::try_from(mac.as_slice()).unwrap_or_default();
-        let plugged = match monitor.plug(address, &tap.fd, vhost().as_ref()) {
+        let plugged = match windows.plug(address, &tap.fd, vhost().as_ref()) {
             Ok(plugged) => plugged.map_err(|reason| NetworkError::Plug { name: name.clone(), reason }),
             Err(error) => Err(error.into()),
         };
         // The interface works without a guest again.
-        let window = plugged.inspect_err(|_| redirect::stop(&mut self.netlink, link.index))?;
-        self.plugged.push(Plugged { index: link.index, tap: tap.index, mac: mac.clone(), window });
+        let window = plugged.inspect_err(|_| redirect::stop(&mut self.netlink, link.index, queue))?;
+        let all_groups = link.chooses_groups.then(|| AllGroups::of(link.index)).transpose().unwrap_or_else(|error| {
+            log::warn!("network interface {name:?} passes on only the multicast groups of the host: {error}");
+            None
+        });
+        let plugged =
+            Plugged { index: link.index, tap: tap.index, mac: mac.clone(), window, queue, _all_groups: all_groups };
+        self.plugged.push(plugged);
         Ok(())
     }
 
@@ -138,7 +166,7 @@ impl Drop for Interfaces {
     /// The taps go with the monitor; the namespace may stay, and its interfaces are to work in it again.
     fn drop(&mut self) {
         for plugged in std::mem::take(&mut self.plugged) {
-            redirect::stop(&mut self.netlink, plugged.index);
+            redirect::stop(&mut self.netlink, plugged.index, plugged.queue);
         }
     }
 }

@@ -2,17 +2,21 @@
 //! a CNI plugin, a daemon later) needs to know nothing of micro-VMs. Each interface gets a tap beside it; what arrives at the one is
 //! sent out by the other (tc), and the guest's own interface behind the tap has the name, addresses and routes of the host's.
 
+mod changes;
 pub mod devices;
 mod error;
 pub mod interfaces;
+mod multicast;
 pub(crate) mod names;
 mod netlink;
 mod redirect;
 mod scan;
+mod subnets;
 mod sys;
 mod tap;
 mod watch;
+pub mod windows;
 
 pub use error::NetworkError;
 pub use interfaces::Interfaces;
-pub(crate) use watch::watch;
+pub(crate) use watch::{Look, watch};

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use agent_protocol::NAMES_PORT;
+use agent_protocol::names::{Head, Way};
 
 use super::NetworkError;
 use crate::guest::{ConnectError, GuestError, REACH_TIMEOUT, connect};
@@ -38,13 +39,6 @@ pub fn is_answered() -> bool {
         .any(|line| line.split_ascii_whitespace().nth(1).is_some_and(|local| local.starts_with(RESOLVER_SHOWN)))
 }
 
-/// The way of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Udp,
-    Tcp,
-}
-
 /// One message on the stream.
 #[derive(Debug, PartialEq, Eq)]
 struct Frame {
@@ -56,27 +50,20 @@ struct Frame {
 impl Frame {
     /// Reads one; the guest's words are checked here.
     fn read(stream: &mut impl Read) -> io::Result<Self> {
-        let mut head = [0; 7];
+        let mut head = [0; Head::LENGTH];
         stream.read_exact(&mut head)?;
-        let [a, b, c, d, way, low, high] = head;
-        let way = match way {
-            0 => Way::Udp,
-            1 => Way::Tcp,
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        let mut message = vec![0; usize::from(u16::from_le_bytes([low, high]))];
+        let Head { token, way, length } = Head::from_bytes(head).ok_or(io::ErrorKind::InvalidData)?;
+        let mut message = vec![0; length.into()];
         stream.read_exact(&mut message)?;
-        Ok(Self { token: u32::from_le_bytes([a, b, c, d]), way, message })
+        Ok(Self { token, way, message })
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        // One that is too long for a frame is answered with nothing.
-        let (length, message) = match u16::try_from(self.message.len()) {
-            Ok(length) => (length, self.message.as_slice()),
-            Err(_) => (0, [].as_slice()),
-        };
-        let way = u8::from(self.way == Way::Tcp);
-        [&self.token.to_le_bytes(), [way].as_slice(), &length.to_le_bytes(), message].concat()
+        match Head::of(self.token, self.way, &self.message) {
+            Some(head) => [head.to_bytes().as_slice(), &self.message].concat(),
+            // One that is too long for a frame is answered with nothing.
+            None => Head { token: self.token, way: self.way, length: 0 }.to_bytes().to_vec(),
+        }
     }
 }
 

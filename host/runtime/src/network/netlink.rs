@@ -2,7 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -82,6 +82,25 @@ impl Netlink {
         }
     }
 
+    /// Asks for a list, and whether there is nothing in it. One that was changed meanwhile counts as one that has something.
+    pub fn is_empty(&mut self, what: RouteNetlinkMessage) -> io::Result<bool> {
+        self.send(what, NLM_F_DUMP)?;
+        let mut empty = true;
+        loop {
+            for answer in self.receive()? {
+                if answer.sequence != self.sequence {
+                    continue;
+                }
+                empty &= answer.flags & NLM_F_DUMP_INTR == 0;
+                match answer.payload {
+                    NetlinkPayload::Done(_) => return Ok(empty),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                    _ => empty = false,
+                }
+            }
+        }
+    }
+
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(message);
@@ -99,7 +118,7 @@ impl Netlink {
     }
 }
 
-/// The messages of one datagram. One that cannot be read is of a kind that nothing here asks for.
+/// The messages of one datagram. What one that cannot be read says is of a kind that nothing here asks for.
 fn parse(mut datagram: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while let Some(length) = datagram.get(..4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()) {
@@ -111,45 +130,16 @@ fn parse(mut datagram: &[u8]) -> Vec<Answer> {
                 flags: message.header.flags,
                 payload: message.payload,
             }),
-            Err(error) => log::debug!("netlink: {error}"),
+            Err(error) => {
+                log::debug!("netlink: {error}");
+                let header = NetlinkBuffer::new(one);
+                let (sequence, flags) = (header.sequence_number(), header.flags());
+                answers.push(Answer { sequence, flags, payload: NetlinkPayload::Noop });
+            }
         }
         datagram = datagram.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
     }
     answers
-}
-
-/// Tells of every change of links, addresses and routes in a network namespace.
-#[derive(Debug)]
-pub struct Changes(Socket);
-
-/// linux/rtnetlink.h: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
-const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
-
-impl Changes {
-    /// Begins to listen.
-    pub fn new() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, GROUPS))?;
-        Ok(Self(socket))
-    }
-
-    /// Waits for a change, and takes all that have come by then for one. What they are is for a new look to find out.
-    pub fn wait(&self) -> io::Result<()> {
-        let mut buffer = Vec::with_capacity(1);
-        let mut flags = libc::MSG_TRUNC;
-        loop {
-            match self.0.recv(&mut &mut buffer, flags) {
-                // So many that some were lost: changes all the same.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-                Ok(_) => {}
-            }
-            buffer.clear();
-            flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-        }
-    }
 }
 
 #[cfg(test)]

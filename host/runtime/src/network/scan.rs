@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use agent_protocol::agent::{NetworkAddress, NetworkInterface, NetworkNeighbour, NetworkRoute};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoIpVlan, InfoKind, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
@@ -13,6 +15,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
+use super::subnets::Subnets;
 use super::{NetworkError, tap};
 
 /// An interface that the guest is to have.
@@ -22,6 +25,8 @@ pub struct Link {
     pub index: u32,
     /// All but its window.
     pub interface: NetworkInterface,
+    /// It passes on only the multicast groups that somebody has asked for. The other end of a pair takes all.
+    pub chooses_groups: bool,
 }
 
 /// A network namespace.
@@ -45,8 +50,11 @@ pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
         let RouteNetlinkMessage::NewLink(link) = message else { continue };
         if is_tap(&link) {
             found.taps.push(link.header.index);
-        } else if let Some(link) = shown(&link) {
-            found.links.push(link);
+        } else if let Some(one) = shown(&link) {
+            if passes_by(&link) {
+                return Err(NetworkError::PassesBy(one.interface.name));
+            }
+            found.links.push(one);
         }
     }
     found.links.sort_by_key(|link| link.index);
@@ -60,13 +68,18 @@ pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
             link.interface.addresses.push(address);
         }
     }
+    let mut subnets = Subnets::default();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         for message in ask(netlink, "routes", RouteNetlinkMessage::GetRoute(request))? {
             let RouteNetlinkMessage::NewRoute(route) = message else { continue };
+            subnets.take(&route);
             found.routes.extend(route_of(&route, &found.links));
         }
+    }
+    for link in &mut found.links {
+        subnets.leave_out(link);
     }
     // A gateway is reached by a route that is there before.
     found.routes.sort_by_key(|route| (!route.gateway.is_empty(), route.prefix_length == 0));
@@ -100,6 +113,17 @@ fn is_tap(link: &LinkMessage) -> bool {
     kind(link) == Some(&InfoKind::Tun) && name(link).is_some_and(|name| name.starts_with(tap::PREFIX))
 }
 
+/// Whether the link gets its packets only where the host's stack takes them for itself, which is behind the place from where they could be
+/// sent on.
+fn passes_by(link: &LinkMessage) -> bool {
+    let infos = link.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let mode = InfoIpVlan::Mode(IpVlanMode::L3S);
+    infos.flatten().any(|info| matches!(info, LinkInfo::Data(InfoData::IpVlan(data)) if data.contains(&mode)))
+}
+
 /// The guest's view of a link, if it is to have one.
 fn shown(link: &LinkMessage) -> Option<Link> {
     let flags = link.header.flags;
@@ -114,7 +138,8 @@ fn shown(link: &LinkMessage) -> Option<Link> {
     {
         return None;
     }
-    let mut interface = NetworkInterface { name: name(link)?.to_string(), ..Default::default() };
+    let no_arp = flags.contains(LinkFlags::Noarp);
+    let mut interface = NetworkInterface { name: name(link)?.to_string(), no_arp, ..Default::default() };
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Address(mac) => interface.mac = mac.clone(),
@@ -124,7 +149,8 @@ fn shown(link: &LinkMessage) -> Option<Link> {
     }
     let switch = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name));
     interface.ipv6_disabled = switch.map_or(true, |text| text.trim() != "0");
-    (interface.mac.len() == 6).then_some(Link { index: link.header.index, interface })
+    let chooses_groups = kind(link) != Some(&InfoKind::Veth);
+    (interface.mac.len() == 6).then_some(Link { index: link.header.index, interface, chooses_groups })
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -143,7 +169,7 @@ fn address_of(message: &AddressMessage) -> Option<NetworkAddress> {
         match attribute {
             AddressAttribute::Address(one) => address = Some(*one),
             AddressAttribute::Local(one) => local = Some(*one),
-            AddressAttribute::Broadcast(one) => broadcast = one.octets().to_vec(),
+            AddressAttribute::Broadcast(one) => broadcast = octets((*one).into()),
             AddressAttribute::Flags(all) => flags = *all,
             _ => {}
         }
@@ -161,11 +187,12 @@ fn address_of(message: &AddressMessage) -> Option<NetworkAddress> {
     })
 }
 
-fn route_address(address: &RouteAddress) -> Vec<u8> {
-    match address {
-        RouteAddress::Inet(address) => address.octets().to_vec(),
-        RouteAddress::Inet6(address) => address.octets().to_vec(),
-        _ => Vec::new(),
+/// The address in a route.
+pub(super) fn address_in(route: &RouteAddress) -> Option<IpAddr> {
+    match route {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
     }
 }
 
@@ -185,9 +212,11 @@ fn route_of(message: &RouteMessage, links: &[Link]) -> Option<NetworkRoute> {
     };
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => route.destination = route_address(address),
-            RouteAttribute::Gateway(address) => route.gateway = route_address(address),
-            RouteAttribute::PrefSource(address) => route.source = route_address(address),
+            RouteAttribute::Destination(address) => {
+                route.destination = address_in(address).map_or_else(Vec::new, octets)
+            }
+            RouteAttribute::Gateway(address) => route.gateway = address_in(address).map_or_else(Vec::new, octets),
+            RouteAttribute::PrefSource(address) => route.source = address_in(address).map_or_else(Vec::new, octets),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics.iter().find_map(mtu_of).unwrap_or_default();
@@ -217,10 +246,10 @@ fn neighbour_of(message: &NeighbourMessage, links: &[Link]) -> Option<NetworkNei
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                neighbour.address = address.octets().to_vec();
+                neighbour.address = octets((*address).into());
             }
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                neighbour.address = address.octets().to_vec();
+                neighbour.address = octets((*address).into());
             }
             NeighbourAttribute::LinkLayerAddress(mac) => neighbour.mac = mac.clone(),
             _ => {}
@@ -257,6 +286,8 @@ mod tests {
     fn links_that_carry_frames_are_shown() {
         let veth = shown(&of_kind(InfoKind::Veth)).unwrap();
         assert_eq!((veth.index, veth.interface.name.as_str(), veth.interface.mtu), (3, "sandbox0", 1400));
+        assert!(!veth.chooses_groups && shown(&of_kind(InfoKind::MacVlan)).unwrap().chooses_groups);
+        assert!(shown(&link(LinkFlags::Up, vec![])).unwrap().chooses_groups);
         assert!(!is_tap(&of_kind(InfoKind::Veth)));
         assert!(is_tap(&of_kind(InfoKind::Tun)));
         for hidden in [
@@ -268,6 +299,13 @@ mod tests {
         ] {
             assert_eq!(shown(&hidden), None, "{hidden:?}");
         }
+        let ipvlan = |mode| {
+            let data = LinkInfo::Data(InfoData::IpVlan(vec![InfoIpVlan::Mode(mode)]));
+            let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::IpVlan), data]);
+            link(LinkFlags::Up | LinkFlags::Noarp, vec![info])
+        };
+        assert!(shown(&ipvlan(IpVlanMode::L3)).unwrap().interface.no_arp && !veth.interface.no_arp);
+        assert!(passes_by(&ipvlan(IpVlanMode::L3S)) && !passes_by(&ipvlan(IpVlanMode::L3)));
         let mut tunnel = of_kind(InfoKind::IpIp);
         tunnel.header.link_layer_type = LinkLayerType::Tunnel;
         assert_eq!(shown(&tunnel), None);

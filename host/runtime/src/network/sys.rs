@@ -1,4 +1,4 @@
-//! The system calls of taps that need unsafe code.
+//! The system calls of taps, and of what stands beside them, that need unsafe code.
 
 use std::ffi::CStr;
 use std::io;
@@ -25,6 +25,17 @@ pub fn make_tap(tun: BorrowedFd<'_>, pattern: &CStr) -> io::Result<Name> {
 pub fn set_header_length(tap: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
     // SAFETY: TUNSETVNETHDRSZ reads one int.
     check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const bytes) })
+}
+
+/// Has the interface with this number receive the frames of all multicast groups while a packet socket is open.
+pub fn receive_all_groups(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
+    let mr_ifindex = i32::try_from(interface).map_err(io::Error::other)?;
+    let mr_type = libc::PACKET_MR_ALLMULTI as libc::c_ushort;
+    let request = libc::packet_mreq { mr_ifindex, mr_type, mr_alen: 0, mr_address: [0; 8] };
+    let (level, option) = (libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP);
+    let length = size_of::<libc::packet_mreq>() as libc::socklen_t;
+    // SAFETY: the option reads one packet_mreq, which `request` is.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const request).cast(), length) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

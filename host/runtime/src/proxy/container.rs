@@ -11,6 +11,7 @@ use rustix::process::ioctl_tiocsctty;
 
 use super::protocol::{Channel, ContainerOrder, FromProxy, Network, Sender, Size, ToProxy};
 use super::{End, Inherited, wards};
+use crate::blocks;
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
 use crate::images::Images;
@@ -85,12 +86,13 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
         None => {
             let files = GuestFiles { kernel: order.kernel.clone(), initramfs: order.initramfs.clone() };
             let images = Images::open(&files, &order.root)?;
-            Session::start(&order.id, state, &images, streams, terminal, trace.clone())?
+            let blocks = blocks::open(&order.blocks)?;
+            Session::start(&order.id, state, (&images, blocks), streams, terminal, trace.clone())?
         }
     };
     let session = Arc::new(session);
-    if order.network != Network::Host && order.joined.is_none() {
-        session.join_network()?;
+    if order.network != Network::Host && !order.shares_network {
+        session.join_network(order.joined.as_ref().map(|owner| (order.root.as_path(), owner)))?;
     }
     session.listen(signals)?;
     session.boot(&order)?;

@@ -6,6 +6,7 @@
 
 mod container;
 mod exec;
+pub(crate) mod lending;
 pub mod network;
 pub(crate) mod oom;
 pub mod process;

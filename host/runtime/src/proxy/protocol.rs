@@ -9,12 +9,14 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::blocks::BlockDevice;
 use crate::control::Share;
 use crate::joined::Owner;
 use crate::log::Log;
 use crate::network::devices::NetworkDevice;
 use crate::preserved::Place;
 use crate::settings::CachePolicy;
+use crate::sockets::HostSockets;
 
 /// File descriptors that a proxy starts with, beside stdin, stdout and stderr.
 pub mod fds {
@@ -84,6 +86,12 @@ pub struct ContainerOrder {
     pub log: Log,
     /// What the guest sees of the host's file system.
     pub shares: Vec<Share>,
+    /// Block devices of the host that it gets.
+    pub blocks: Vec<BlockDevice>,
+    /// Sockets of the host's that the container has.
+    pub sockets: HostSockets,
+    /// It says when it is ready.
+    pub notify: bool,
     /// config.json as the guest gets it.
     pub spec: String,
     /// The container's process has a terminal.
@@ -98,6 +106,8 @@ pub struct ContainerOrder {
     pub attached: bool,
     /// It lives in another container's micro-VM.
     pub joined: Option<Owner>,
+    /// Its network is another container's in that micro-VM.
+    pub shares_network: bool,
     /// When the command started, and when it had read the configuration, by CLOCK_MONOTONIC: for the trace.
     pub started_ns: [u64; 3],
 }

@@ -1,7 +1,8 @@
 //! What a container's proxy does for others, by way of a socket in the state directory.
 //!
 //! For the proxies of its exec'd processes: one that is killed before its process has ended takes the
-//! process with it. SIGKILL can be forwarded by nobody else. For `start`: it looks at the container's network once more.
+//! process with it. SIGKILL can be forwarded by nobody else. For `start`: it looks at the container's network once more. For the proxies of
+//! containers in the same micro-VM: see [`lending`].
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,12 +10,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Weak};
 use std::thread;
 
+use super::lending;
 use crate::guest::{CALL_TIMEOUT, Guest};
+use crate::network::windows::WINDOWS;
 use crate::session::Session;
 use crate::state::{exec_socket_in, socket_in};
 
-/// Longer than any name of a process.
-const LINE_LIMIT: u64 = 128;
+/// Longer than any name of a process, or of a container.
+const LINE_LIMIT: u64 = 512;
 /// Said by a proxy whose process has ended.
 const ENDED: u8 = b'.';
 
@@ -44,6 +47,11 @@ fn guard(connection: UnixStream, id: &str, session: &Weak<Session>) {
         return;
     }
     let Some(state) = session.upgrade().map(|session| session.state()) else { return };
+    if let Some(other) = name.strip_prefix(WINDOWS) {
+        // A connection that fails has ended all the same.
+        let _ = lending::lend(reader.into_inner(), session, other.trim_end());
+        return;
+    }
     if name == NETWORK {
         let followed = session.upgrade().map_or(Ok(()), |session| session.follow_network());
         let answer = followed.err().map(|error| error.to_string()).unwrap_or_default();

@@ -10,13 +10,14 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
 use super::{ThreadKind, apply, raw};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate};
 
 /// Tells a child what to do: `KIND CALL`.
 const TASK: &str = "SANDBOX_TEST_SECCOMP";
 /// A fresh directory for the child.
 const DIRECTORY: &str = "SANDBOX_TEST_DIRECTORY";
-const KINDS: [ThreadKind; 4] = [ThreadKind::Vcpu, ThreadKind::Devices, ThreadKind::Fs, ThreadKind::Main];
+const KINDS: [ThreadKind; 5] =
+    [ThreadKind::Vcpu, ThreadKind::Devices, ThreadKind::Fs, ThreadKind::Blk, ThreadKind::Main];
 
 fn run(kind: ThreadKind, call: &str) -> ExitStatus {
     let directory = tempfile::tempdir().unwrap();
@@ -86,7 +87,7 @@ fn no_thread_can_do_harm() {
 fn only_the_file_server_opens_files() {
     assert_allowed(ThreadKind::Fs, "open");
     assert_allowed(ThreadKind::Fs, "files");
-    for kind in [ThreadKind::Vcpu, ThreadKind::Devices, ThreadKind::Main] {
+    for kind in [ThreadKind::Vcpu, ThreadKind::Devices, ThreadKind::Blk, ThreadKind::Main] {
         assert_forbidden(kind, "open");
         assert_forbidden(kind, "files");
     }
@@ -96,7 +97,7 @@ fn only_the_file_server_opens_files() {
 fn only_a_vcpu_enters_the_guest() {
     assert_allowed(ThreadKind::Vcpu, "KVM_RUN");
     assert_forbidden(ThreadKind::Vcpu, "KVM_CREATE_VM");
-    for kind in [ThreadKind::Devices, ThreadKind::Fs, ThreadKind::Main] {
+    for kind in [ThreadKind::Devices, ThreadKind::Fs, ThreadKind::Blk, ThreadKind::Main] {
         assert_forbidden(kind, "KVM_RUN");
     }
 }
@@ -104,7 +105,7 @@ fn only_a_vcpu_enters_the_guest() {
 #[test]
 fn only_the_device_loop_accepts() {
     assert_allowed(ThreadKind::Devices, "accept");
-    for kind in [ThreadKind::Vcpu, ThreadKind::Fs, ThreadKind::Main] {
+    for kind in [ThreadKind::Vcpu, ThreadKind::Fs, ThreadKind::Blk, ThreadKind::Main] {
         assert_forbidden(kind, "accept");
     }
     for kind in KINDS {
@@ -117,6 +118,16 @@ fn control_socket_and_waiting() {
     assert_allowed(ThreadKind::Main, "messages");
     assert_allowed(ThreadKind::Devices, "messages");
     assert_forbidden(ThreadKind::Vcpu, "messages");
+    assert_forbidden(ThreadKind::Blk, "messages");
+}
+
+#[test]
+fn a_block_devices_thread_reads_and_writes_what_is_open() {
+    assert_allowed(ThreadKind::Blk, "content");
+    assert_forbidden(ThreadKind::Blk, "longer");
+    for kind in [ThreadKind::Vcpu, ThreadKind::Devices, ThreadKind::Main] {
+        assert_forbidden(kind, "content");
+    }
 }
 
 #[test]
@@ -136,6 +147,7 @@ struct Fixture {
     listener: UnixListener,
     pair: (UnixStream, UnixStream),
     null: File,
+    file: File,
     directory: PathBuf,
     epoll: OwnedFd,
 }
@@ -149,6 +161,7 @@ impl Fixture {
             listener,
             pair: UnixStream::pair().unwrap(),
             null: File::options().read(true).write(true).open("/dev/null").unwrap(),
+            file: tempfile::tempfile().unwrap(),
             directory,
             epoll: rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap(),
         }
@@ -184,6 +197,8 @@ impl Fixture {
             "KVM_CREATE_VM" => raw::ioctl(self.null.as_fd(), 0xae01),
             "accept" => drop(self.listener.accept()),
             "messages" => self.messages(),
+            "content" => content(&self.file),
+            "longer" => drop(fallocate(&self.file, FallocateFlags::empty(), 0, 8192)),
             other => panic!("no such call: {other}"),
         }
     }
@@ -214,6 +229,20 @@ fn live(null: &File) {
     std::io::stderr().write_all(b"log\n").unwrap();
     let panicked = std::panic::catch_unwind(|| panic!("a panic's message can be printed"));
     assert!(panicked.is_err());
+}
+
+/// As the device does it: by preadv2 and pwritev2, fdatasync, fallocate.
+fn content(file: &File) {
+    let mut buffer = [7; 512];
+    let none = rustix::io::ReadWriteFlags::empty();
+    let written = rustix::io::pwritev2(file, &[std::io::IoSlice::new(&buffer)], 0, none);
+    let read = rustix::io::preadv2(file, &mut [std::io::IoSliceMut::new(&mut buffer)], 0, none);
+    assert_eq!((written, read), (Ok(512), Ok(512)));
+    file.sync_data().unwrap();
+    for how in [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE] {
+        // Not every file system can.
+        let _ = fallocate(file, how | FallocateFlags::KEEP_SIZE, 0, 512);
+    }
 }
 
 fn files(directory: &std::path::Path) {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::blocks::BlockError;
 use crate::error::Plain;
 use crate::guest::{ConnectError, GuestError};
 use crate::images::ImageError;
@@ -16,6 +17,9 @@ pub enum SessionError {
     /// KVM, the kernel or the initramfs.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// Block devices.
+    #[error(transparent)]
+    Blocks(#[from] BlockError),
     /// The network namespace.
     #[error(transparent)]
     Network(#[from] NetworkError),

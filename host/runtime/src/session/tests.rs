@@ -18,6 +18,9 @@ use ttrpc::Code;
 use super::*;
 use crate::control::fds;
 use crate::guest::tests::{connect_line, read_request, reply};
+use crate::monitor_process::Role;
+use crate::process_id::ProcessId;
+use crate::proxy::lending;
 use crate::proxy::protocol::Network;
 use crate::share;
 use crate::sys::{Spawn, spawn};
@@ -96,8 +99,8 @@ fn answer(
                 reply(connection, waiting.take().unwrap(), Ok(ended.write_to_bytes().unwrap()));
                 (Asked::Signal(signal), Vec::new())
             }
-            // Nothing was killed.
-            "WaitOom" => continue,
+            // Nothing was killed, and the clock waits.
+            "WaitOom" | "AdjustClock" => continue,
             "Shutdown" => (Asked::Shutdown, Vec::new()),
             other => panic!("{other}"),
         };
@@ -118,6 +121,10 @@ fn answer(
 
 /// A session whose monitor is `script`. It reads the configuration from descriptor 3 first.
 fn lab(script: &str, start: Result<(), &'static str>, agent: bool) -> Lab {
+    lab_of(Role::Monitor, script, start, agent)
+}
+
+fn lab_of(role: Role, script: &str, start: Result<(), &'static str>, agent: bool) -> Lab {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("rootfs")).unwrap();
     let state: OwnedFd = fs::File::open(directory.path()).unwrap().into();
@@ -133,13 +140,17 @@ fn lab(script: &str, start: Result<(), &'static str>, agent: bool) -> Lab {
     let pid =
         spawn(&Spawn { path: c"/bin/sh", arguments: &arguments, environment: &environment, streams, descriptors })
             .unwrap();
-    let monitor = MonitorProcess::adopt("c1", pid, control, |_| {}).unwrap();
+    let monitor = MonitorProcess::adopt("c1", (role, pid), control, |_| {}).unwrap();
     if agent {
         let listener = UnixListener::from(listener);
         thread::spawn(move || serve(&listener, &sender, start));
     }
     let trace = Arc::new(Trace::to_file(&directory.path().join("trace.json"), now_ns()).unwrap());
-    let session = Arc::new(Session::with("c1", monitor, state, None, trace));
+    // The monitor that it joins is none by now: there is nothing to be put in order.
+    let (gone, socket) = (ProcessId { pid: 1, start: u64::MAX }, PathBuf::new());
+    let keeper = KeeperConfig { id: "c1".to_string(), monitor: gone, socket, task: KeeperTask::Clear };
+    let joined = (role == Role::Keeper).then_some(keeper);
+    let session = Arc::new(Session { joined, ..Session::with("c1", monitor, state, None, trace) });
     Lab { directory, session, asked }
 }
 
@@ -160,6 +171,9 @@ impl Lab {
             root: PathBuf::new(),
             log: Default::default(),
             shares: plan.shares,
+            blocks: Vec::new(),
+            sockets: plan.sockets,
+            notify: false,
             spec: serde_json::to_string(&plan.spec).unwrap(),
             terminal: false,
             no_new_keyring: false,
@@ -167,6 +181,7 @@ impl Lab {
             preserved: Vec::new(),
             attached: true,
             joined: None,
+            shares_network: false,
             started_ns: [0; 3],
         }
     }
@@ -231,6 +246,69 @@ fn a_monitor_that_dies_ends_the_start() {
     let script = r#"read config <&3; echo '{"event":"failed","message":"no memory for the guest"}' >&3; exit 1"#;
     let error = lab(script, Ok(()), false).run(|_, _| {}).unwrap_err();
     assert_eq!(error.to_string(), "no memory for the guest");
+}
+
+#[test]
+fn a_keeper_that_is_killed_ends_the_container() {
+    let attached = r#"read config <&3; echo '{"event":"attached"}' >&3"#;
+    let error = lab_of(Role::Keeper, &format!("{attached}; sleep 1; kill -9 $$"), Ok(()), true)
+        .run(|_, asked| while asked.recv().unwrap() != Asked::Wait {})
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the keeper of container \"c1\" was killed (signal 9)");
+    // One that ends with the micro-VM says so.
+    let failed = r#"echo '{"event":"failed","message":"the micro-VM has ended"}' >&3"#;
+    let error =
+        lab_of(Role::Keeper, &format!("{attached}; sleep 1; {failed}"), Ok(()), true).run(|_, _| {}).unwrap_err();
+    assert_eq!(error.to_string(), "the micro-VM has ended");
+    // Its shares never came.
+    let error =
+        lab_of(Role::Keeper, &format!("read config <&3; {failed}; exit 1"), Ok(()), true).run(|_, _| {}).unwrap_err();
+    assert_eq!(error.to_string(), "the micro-VM has ended");
+}
+
+#[test]
+fn a_joined_container_leaves_the_guest_to_others() {
+    let script = r#"read config <&3; echo '{"event":"attached"}' >&3; read end <&3"#;
+    let result = lab_of(Role::Keeper, script, Ok(()), true).run(|signalled, asked| {
+        // Create, then Start and Wait in either order.
+        (0..3).for_each(|_| drop(asked.recv().unwrap()));
+        signalled.handle(libc::SIGUSR1);
+        assert_eq!(asked.recv().unwrap(), Asked::Signal(10));
+        // Neither Shutdown nor another signal: the keeper's part.
+        assert!(asked.recv().is_err());
+    });
+    assert_eq!(result.unwrap(), End::Killed(10));
+}
+
+#[test]
+fn others_in_the_micro_vm_are_lent_windows_until_they_are_gone() {
+    let orders = tempfile::NamedTempFile::new().unwrap();
+    let script = format!(
+        r#"read config <&3; while read order <&3; do echo "$order" >>{}; echo '{{"event":"done","window":7}}' >&3; done"#,
+        orders.path().display()
+    );
+    let lab = lab(&script, Ok(()), true);
+    lab.session.boot(&lab.order()).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    let session = Arc::downgrade(&lab.session);
+    let lending = thread::spawn(move || {
+        assert_eq!(connect_line(&there), ":windows c2\n");
+        lending::lend(there, &session, "c2")
+    });
+    let lent = Lent::over(here, "c2", "c1").unwrap();
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let tap = OwnedFd::from(writer);
+    assert_eq!(lent.plug([2; 6], &tap, Some(&tap)).unwrap(), Ok(7));
+    assert_eq!(lent.unplug(8).unwrap(), Err("window 8 is another container's".to_string()));
+    assert_eq!(lent.unplug(7).unwrap(), Ok(()));
+    assert_eq!(lent.plug([2; 6], &tap, None).unwrap(), Ok(7));
+    // There is no guest to wait for.
+    fs::remove_file(lab.directory.path().join("vsock.sock")).unwrap();
+    drop(lent);
+    lending.join().unwrap().unwrap();
+    let orders = fs::read_to_string(orders.path()).unwrap();
+    let kinds: Vec<_> = orders.lines().map(|line| line.contains("unplug")).collect();
+    assert_eq!(kinds, [false, true, false, true], "{orders}");
 }
 
 #[test]

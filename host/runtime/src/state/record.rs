@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::HostCgroup;
 use crate::hooks::Phase;
+use crate::joined;
 use crate::process_id::ProcessId;
 use crate::state::ContainerId;
 use crate::timestamp;
@@ -72,6 +73,9 @@ pub struct Record {
     /// The container whose micro-VM it is, where it has none of its own.
     #[serde(default)]
     pub joined: Option<String>,
+    /// The user namespace of the host, by device and inode, that the configuration gave it, where the guest has one like it.
+    #[serde(default)]
+    pub user_namespace: Option<(u64, u64)>,
     /// The host's cgroup, once it is made.
     pub cgroup: Option<HostCgroup>,
     /// Hooks that later commands run.
@@ -122,6 +126,7 @@ impl Record {
             proxy,
             monitor: None,
             joined: None,
+            user_namespace: joined::given_user_namespace(spec),
             cgroup: None,
             poststart: hooks(Phase::Poststart),
             poststop: hooks(Phase::Poststop),

@@ -8,6 +8,7 @@
 //! A guest that breaks the rules of a queue gets DEVICE_NEEDS_RESET (virtio 1.2, 2.1.2) and its queue is not looked at again
 //! until it resets the device: no error loop, no log flood.
 
+pub mod blk;
 mod budget;
 pub mod console;
 pub mod fs;

@@ -13,6 +13,7 @@ use super::persist::{FsState, TAG_MAX};
 use super::replay::ReplayUids;
 use super::server::FileServer;
 use super::worker::{ActiveQueue, Workers};
+use super::xattr_names;
 use crate::ThreadStart;
 use crate::devices::{
     ActivateError, Activation, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, VirtioDevice, read_config_from,
@@ -82,7 +83,9 @@ impl Fs {
         }
         let root = config.root.clone();
         let tmpfiles_max = (config.open_files_max / TMPFILES_SHARE).max(1);
-        let fs = PassthroughFs::new(passthrough_config(&config, config.open_files_max.saturating_sub(tmpfiles_max)))
+        let files_max = config.open_files_max.saturating_sub(tmpfiles_max);
+        let fs = passthrough_config(&config, files_max)
+            .and_then(PassthroughFs::new)
             .map_err(|reason| FsError::Root { root, reason })?;
         let tmpfiles_max = usize::try_from(tmpfiles_max).unwrap_or(usize::MAX);
         let server = Arc::new(FileServer::new(fs, config.proc_self_fd, tmpfiles_max, config.replay)?);
@@ -91,9 +94,9 @@ impl Fs {
     }
 }
 
-fn passthrough_config(config: &FsConfig, open_files_max: u64) -> Config {
+fn passthrough_config(config: &FsConfig, open_files_max: u64) -> io::Result<Config> {
     let trusted_for = if matches!(config.cache, CachePolicy::Never) { Duration::ZERO } else { TRUSTED_FOR };
-    Config {
+    Ok(Config {
         root_dir: config.root.to_string_lossy().into_owned(),
         proc_sfd_rawfd: config.proc_self_fd.try_clone().ok(),
         entry_timeout: trusted_for,
@@ -103,6 +106,7 @@ fn passthrough_config(config: &FsConfig, open_files_max: u64) -> Config {
         // would be none.
         inode_file_handles: InodeFileHandlesMode::Never,
         xattr: true,
+        xattrmap: Some(xattr_names::rules()?),
         posix_acl: NegotiationMode::Auto,
         announce_submounts: true,
         allow_direct_io: true,
@@ -111,7 +115,7 @@ fn passthrough_config(config: &FsConfig, open_files_max: u64) -> Config {
         killpriv_v2: true,
         guest_fd_limit: open_files_max,
         ..Config::default()
-    }
+    })
 }
 
 impl VirtioDevice for Fs {

@@ -15,6 +15,7 @@ mod request;
 mod server;
 mod tmpfile;
 mod worker;
+mod xattr_names;
 
 #[cfg(test)]
 mod tests;

@@ -27,12 +27,15 @@ use virtiofsd::fuse::{
     OpenOut, OutHeader,
 };
 use virtiofsd::passthrough::PassthroughFs;
+use virtiofsd::passthrough::xattrmap::XattrMap;
 use virtiofsd::server::Server;
 use vm_memory::ByteValued;
 
 use directory::Directories;
 use request::Request;
 use table::Table;
+
+use super::xattr_names;
 
 /// The lowest node number of a file without a name.
 pub const FIRST_NODE: u64 = 1 << 63;
@@ -44,6 +47,7 @@ const FORGETS_MAX: u32 = (1 << 20) / size_of::<ForgetOne>() as u32;
 pub struct TmpFiles {
     table: Table,
     directories: Directories,
+    xattr_names: XattrMap,
     /// The guest leaves its umask to us and sends longer FUSE_SETXATTR requests.
     posix_acl: AtomicBool,
     /// The guest sends the caller's supplementary groups where they matter.
@@ -69,6 +73,7 @@ impl TmpFiles {
         Ok(TmpFiles {
             table: Table::new(max),
             directories: Directories::new(proc_self_fd)?,
+            xattr_names: xattr_names::rules()?,
             posix_acl: AtomicBool::new(false),
             groups: AtomicBool::new(false),
         })

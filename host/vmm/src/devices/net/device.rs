@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use event_manager::SubscriberId;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -11,6 +11,7 @@ use super::header::{
     F_CSUM, F_GUEST_CSUM, F_GUEST_ECN, F_GUEST_TSO4, F_GUEST_TSO6, F_HOST_ECN, F_HOST_TSO4, F_HOST_TSO6, F_MAC,
     F_MRG_RXBUF,
 };
+use super::offloads::Offloads;
 use super::vhost::Vhost;
 use super::worker::Worker;
 use crate::devices::{
@@ -37,8 +38,8 @@ const FEATURES: u64 = F_VERSION_1
 
 /// What the device is made from.
 pub struct NetConfig {
-    /// A tap: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, a header of 12 bytes (TUNSETVNETHDRSZ), non-blocking. The device owns
-    /// its offloads.
+    /// A tap: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, a header of 12 bytes (TUNSETVNETHDRSZ), non-blocking, without offloads. The
+    /// device owns these.
     pub tap: OwnedFd,
     /// The guest's address on it.
     pub mac: [u8; 6],
@@ -49,6 +50,8 @@ pub struct NetConfig {
 /// What the device and its worker both need.
 pub(super) struct Shared {
     pub tap: File,
+    /// The tap's.
+    pub offloads: Mutex<Offloads>,
     pub vhost: Option<Arc<Vhost>>,
 }
 
@@ -74,7 +77,7 @@ impl Net {
             }
         });
         let features = vhost.as_ref().map_or(FEATURES, |vhost| vhost.limit(FEATURES));
-        let shared = Arc::new(Shared { tap: File::from(config.tap), vhost });
+        let shared = Arc::new(Shared { tap: File::from(config.tap), offloads: Mutex::default(), vhost });
         Net { shared, mac: config.mac, features, device_loop, worker: None }
     }
 }

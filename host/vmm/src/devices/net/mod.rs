@@ -7,7 +7,7 @@
 //! ```
 //! `device.rs` is what the transport drives, `worker.rs` the subscriber on the device loop, `rx.rs` and `tx.rs` the two
 //! queues, `held.rs` the receive buffers that are being gathered for a frame, `chain.rs` descriptor chains, `header.rs`
-//! the header before each frame and the offloads that it speaks of, `vhost.rs` the hand-over to the kernel, `sys.rs`
+//! the header before each frame and the offloads that it speaks of, `offloads.rs` when the tap is told of these, `vhost.rs` the hand-over to the kernel, `sys.rs`
 //! the ioctls.
 //!
 //! Tap and guest exchange frames with the same header, struct virtio_net_hdr_v1 of 12 bytes. Frames are lost where a
@@ -21,6 +21,7 @@ mod chain;
 mod device;
 mod header;
 mod held;
+mod offloads;
 mod rx;
 mod sys;
 mod tx;

@@ -207,6 +207,25 @@ fn what_is_no_frame_for_this_driver_is_lost() {
 }
 
 #[test]
+fn a_driver_that_resets_without_end_waits() {
+    let (mut driver, host, _) = Driver::new(MERGING | F_GUEST_CSUM);
+    for _ in 0..50 {
+        driver.activate();
+    }
+    driver.expect_idle();
+    driver.activate();
+    driver.give(4, 2000);
+    driver.send(&frame(300));
+    assert_eq!(next_frame(&host), frame(300));
+    host.send(&frame(200)).unwrap();
+    assert_eq!(driver.receive(), in_buffers(frame(200), 1));
+    // It is gone before its time comes.
+    driver.activate();
+    driver.device.reset();
+    driver.expect_idle();
+}
+
+#[test]
 fn a_tap_that_is_full_loses_frames() {
     let (mut driver, host, _) = Driver::new(PLAIN);
     for _ in 0..2000 {

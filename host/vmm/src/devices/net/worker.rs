@@ -1,10 +1,12 @@
 //! The device on the device loop, from activation to reset.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::device::Shared;
 use super::rx::{Next, RxQueue};
@@ -18,6 +20,7 @@ use crate::memory::GuestMemory;
 const RX: u32 = 0;
 const TX: u32 = 1;
 const TAP: u32 = 2;
+const TIMER: u32 = 3;
 
 /// An active device. It makes frames and buffers meet, or has vhost do so and sleeps.
 pub(super) struct Worker {
@@ -35,6 +38,8 @@ pub(super) struct Worker {
     watching: bool,
     /// Nothing more comes from the tap.
     tap_gone: bool,
+    /// Until the tap may be told of the driver's offloads; nothing is served before.
+    timer: Option<TimerFd>,
     /// The driver broke a queue: nothing is served until it resets the device.
     broken: bool,
 }
@@ -59,6 +64,7 @@ impl Worker {
             shared,
             watching: false,
             tap_gone: false,
+            timer: None,
             broken: false,
         })
     }
@@ -67,7 +73,10 @@ impl Worker {
     /// it kept those of an earlier driver, frames that this one does not understand are left out one by one
     /// ([`header::adapt`]). So a failure costs speed at most, and the device works on.
     fn set_offloads(&self) {
-        if let Err(err) = sys::set_offload(&self.shared.tap, header::tap_offloads(self.features)) {
+        let flags = header::tap_offloads(self.features);
+        let mut offloads = self.shared.offloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = || sys::set_offload(&self.shared.tap, flags);
+        if let Err(err) = offloads.change(flags, Instant::now(), set) {
             log::warn!("net: the tap's offloads cannot be set: {err}");
         }
     }
@@ -121,6 +130,30 @@ impl Worker {
         Ok(())
     }
 
+    /// Serves the queues from now on.
+    fn begin(&mut self, ops: &mut EventOps) {
+        self.set_offloads();
+        if self.start_vhost(ops) {
+            return;
+        }
+        for (token, kick) in (RX..).zip(&self.kicks) {
+            if let Err(err) = ops.add(Events::with_data(kick, token, EventSet::IN)) {
+                return self.give_up(&format_args!("cannot watch its kicks: {err:?}"), ops);
+            }
+        }
+        self.watch_tap(true, ops);
+    }
+
+    /// Does so later: a driver that changes its mind too often waits, and nobody else.
+    fn begin_after(&mut self, wait: Duration, ops: &mut EventOps) {
+        let armed = TimerFd::new().and_then(|mut timer| timer.reset(wait, None).map(|()| timer));
+        match armed.map(|timer| ops.add(Events::with_data(self.timer.insert(timer), TIMER, EventSet::IN))) {
+            Ok(Ok(())) => {}
+            Ok(Err(err)) => self.give_up(&format_args!("cannot watch its timer: {err:?}"), ops),
+            Err(err) => self.give_up(&format_args!("cannot make a timer: {err}"), ops),
+        }
+    }
+
     fn take_kick(&self, queue: u32) {
         if let Some(kick) = self.kicks.get(queue as usize) {
             // Level-triggered and non-blocking: that it was readable is all there is to know.
@@ -171,21 +204,23 @@ impl Worker {
 
 impl MutEventSubscriber for Worker {
     fn init(&mut self, ops: &mut EventOps) {
-        self.set_offloads();
-        if self.start_vhost(ops) {
-            return;
+        let offloads = self.shared.offloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = offloads.wait(header::tap_offloads(self.features), Instant::now());
+        drop(offloads);
+        match wait {
+            Some(wait) => self.begin_after(wait, ops),
+            None => self.begin(ops),
         }
-        for (token, kick) in (RX..).zip(&self.kicks) {
-            if let Err(err) = ops.add(Events::with_data(kick, token, EventSet::IN)) {
-                return self.give_up(&format_args!("cannot watch its kicks: {err:?}"), ops);
-            }
-        }
-        self.watch_tap(true, ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         if self.broken {
             return;
+        }
+        if let Some(timer) = self.timer.take() {
+            // The only thing that is watched.
+            let _ = ops.remove(Events::empty(&timer));
+            return self.begin(ops);
         }
         if let Err(err) = self.serve(events.data(), events.event_set(), ops) {
             self.give_up(&err, ops);

@@ -1,5 +1,7 @@
 //! What the guest does with an open file that has no name.
 
+use std::borrow::Cow;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -24,7 +26,7 @@ use vm_memory::ByteValued;
 
 use super::request::{Creation, Request, XATTR_MAX};
 use super::table::HostFile;
-use super::{FIRST_NODE, TmpFiles, trusted_for};
+use super::{FIRST_NODE, TmpFiles, trusted_for, xattr_names};
 
 /// Flags of open(2) that go from guest to host, here as elsewhere without O_APPEND, which goes with each write, and O_NOATIME.
 const KEPT: OFlags = OFlags::SYNC.union(OFlags::DSYNC).union(OFlags::DIRECT);
@@ -251,13 +253,13 @@ impl TmpFiles {
     pub(super) fn getxattr(&self, mut request: Request) -> Result<Vec<u8>, Errno> {
         let GetxattrIn { size, .. } = request.take()?;
         let name = request.xattr_name()?;
-        self.refuse_hidden(name.to_bytes())?;
+        let name = self.name_on_host(&name)?;
         let host = self.table.node(request.header.nodeid)?;
         if size == 0 {
-            return Ok(xattr_size(rustix::fs::fgetxattr_query(&host.file, &name)?));
+            return Ok(xattr_size(rustix::fs::fgetxattr_query(&host.file, &*name)?));
         }
         let mut value = vec![0; (size as usize).min(XATTR_MAX)];
-        let len = rustix::fs::fgetxattr(&host.file, &name, value.as_mut_slice())?;
+        let len = rustix::fs::fgetxattr(&host.file, &*name, value.as_mut_slice())?;
         value.truncate(len);
         Ok(value)
     }
@@ -271,6 +273,7 @@ impl TmpFiles {
         let mut names = vec![0; (size as usize).min(XATTR_MAX)];
         let len = rustix::fs::flistxattr(&host.file, names.as_mut_slice())?;
         names.truncate(len);
+        let names = xattr_names::shown(&self.xattr_names, names);
         let shown = names.split_inclusive(|byte| *byte == 0);
         let shown = shown.filter(|name| self.refuse_hidden(name.strip_suffix(b"\0").unwrap_or(name)).is_ok());
         Ok(shown.flatten().copied().collect())
@@ -289,23 +292,28 @@ impl TmpFiles {
         if value.len() != set.size as usize {
             return Err(Errno::INVAL);
         }
-        self.refuse_hidden(name.to_bytes())?;
+        let name = self.name_on_host(&name)?;
         let host = self.table.node(request.header.nodeid)?;
         let extra = SetxattrFlags::from_bits_truncate(set.setxattr_flags);
         if extra.contains(SetxattrFlags::SETXATTR_ACL_KILL_SGID) && name.to_bytes() == ACLS[0] {
             let mode = rustix::fs::fstat(&host.file)?.st_mode & 0o7777 & !libc::S_ISGID;
             rustix::fs::fchmod(&host.file, Mode::from_bits_retain(mode))?;
         }
-        rustix::fs::fsetxattr(&host.file, &name, &value, XattrFlags::from_bits_retain(set.flags))?;
+        rustix::fs::fsetxattr(&host.file, &*name, &value, XattrFlags::from_bits_retain(set.flags))?;
         Ok(Vec::new())
     }
 
     pub(super) fn removexattr(&self, mut request: Request) -> Result<Vec<u8>, Errno> {
         let name = request.xattr_name()?;
-        self.refuse_hidden(name.to_bytes())?;
+        let name = self.name_on_host(&name)?;
         let host = self.table.node(request.header.nodeid)?;
-        rustix::fs::fremovexattr(&host.file, &name)?;
+        rustix::fs::fremovexattr(&host.file, &*name)?;
         Ok(Vec::new())
+    }
+
+    fn name_on_host<'a>(&self, name: &'a CStr) -> Result<Cow<'a, CStr>, Errno> {
+        self.refuse_hidden(name.to_bytes())?;
+        xattr_names::on_host(&self.xattr_names, name)
     }
 
     fn refuse_hidden(&self, name: &[u8]) -> Result<(), Errno> {
