@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod names;
 mod plain;
 pub mod stats;
+pub mod watch;
 
 pub use plain::{Plain, SignalWords};
 
@@ -73,6 +74,9 @@ pub const MAX_NEIGHBOURS: usize = 1024;
 /// vsock port of the guest on which the agent carries the container's questions for names to the host: what asks 127.0.0.11 in the
 /// guest is answered by 127.0.0.11 of the host's side of the container's network. What passes there: [`names`].
 pub const NAMES_PORT: u32 = 1027;
+
+/// vsock port of the guest on which host and agent see to it that programs that watch shared files see what the host changes ([`watch`]).
+pub const WATCH_PORT: u32 = 1028;
 
 /// Where the agent makes the sockets that stand for the host's: `SOCKETS_DIR/ID/INDEX`, by their place in the request's list.
 pub const SOCKETS_DIR: &str = "/run/sandbox/sockets";

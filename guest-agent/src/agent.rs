@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use agent_protocol::{AGENT_PORT, NAMES_PORT, READY_PORT, STDIO_PORT, agent_ttrpc};
+use agent_protocol::{AGENT_PORT, NAMES_PORT, READY_PORT, STDIO_PORT, WATCH_PORT, agent_ttrpc};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
@@ -15,7 +15,7 @@ use crate::container::Containers;
 use crate::reaper::Reaper;
 use crate::rpc::{Service, now_ns};
 use crate::streams::Streams;
-use crate::{boot, debug_shell, names, sys};
+use crate::{boot, debug_shell, names, sys, watching};
 
 /// What all calls share.
 pub struct Agent {
@@ -39,6 +39,7 @@ pub async fn run(entered_ns: u64) -> Result<(), boot::Error> {
             .map_err(|source| boot::Error::Step { step: "listen on vsock", source })
     };
     let (rpc, stdio, names) = (listen(AGENT_PORT)?, listen(STDIO_PORT)?, listen(NAMES_PORT)?);
+    let watches = listen(WATCH_PORT)?;
     let listening_ns = now_ns();
     let mut ready = Box::pin(VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)));
     // One poll sends the connection request; the answer comes while the mounts are made.
@@ -65,6 +66,7 @@ pub async fn run(entered_ns: u64) -> Result<(), boot::Error> {
         agent.streams.connected(stream).await
     }));
     tokio::spawn(accept("a stream for names", names, agent.clone(), names::connected));
+    tokio::spawn(accept("a stream for watches", watches, agent.clone(), watching::connected));
     debug_shell::start(agent.clone());
     tokio::spawn(async move {
         let connected = match answered {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -18,6 +19,11 @@ pub fn open() {
     if log::set_logger(&KernelLog).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }
+}
+
+/// For processes of the agent's that close all others.
+pub fn descriptor() -> Option<RawFd> {
+    KMSG.get().map(AsRawFd::as_raw_fd)
 }
 
 /// Takes the level from the kernel's command line: `sandbox.log=debug` shows all.

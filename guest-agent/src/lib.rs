@@ -30,6 +30,7 @@ mod spec;
 mod stdio;
 mod streams;
 mod sys;
+mod watching;
 
 /// All of the agent, to the end.
 pub fn main() {

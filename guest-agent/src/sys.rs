@@ -9,6 +9,8 @@ use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::watching::{HANDLE_MAX, Handle};
+
 /// Which side of a [`clone3`] the caller is.
 pub enum Cloned {
     /// The caller; `pid` is the new process.
@@ -449,6 +451,48 @@ pub fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     // SAFETY: SIOCOUTQ (TIOCOUTQ) writes one int.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, (&raw mut bytes).cast::<c_void>()) } as c_long)?;
     Ok(bytes.max(0) as usize)
+}
+
+/// `struct file_handle` with all the room that there can be.
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: c_int,
+    data: [u8; HANDLE_MAX],
+}
+
+/// name_to_handle_at(2): of what `directory` itself stands for when the name is empty.
+pub fn name_to_handle(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Handle> {
+    let mut handle = FileHandle { bytes: HANDLE_MAX as u32, kind: 0, data: [0; HANDLE_MAX] };
+    let mut mount: c_int = 0;
+    let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
+    // SAFETY: `handle` has the layout of struct file_handle and as much room as it says, the name is a C string, and the kernel writes one
+    // int to `mount`.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            directory.as_raw_fd(),
+            name.as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            flags,
+        )
+    })?;
+    let bytes = handle.data.get(..handle.bytes as usize).unwrap_or_default().to_vec();
+    Ok(Handle { kind: handle.kind, bytes })
+}
+
+/// open_by_handle_at(2) in the file system of an open file.
+pub fn open_by_handle(file: BorrowedFd<'_>, handle: &Handle, flags: c_int) -> io::Result<OwnedFd> {
+    let mut raw =
+        FileHandle { bytes: handle.bytes.len().min(HANDLE_MAX) as u32, kind: handle.kind, data: [0; HANDLE_MAX] };
+    for (to, from) in raw.data.iter_mut().zip(&handle.bytes) {
+        *to = *from;
+    }
+    // SAFETY: `raw` has the layout of struct file_handle, holds as many bytes as it says, and outlives the call.
+    let fd = check(unsafe { libc::syscall(libc::SYS_open_by_handle_at, file.as_raw_fd(), &raw const raw, flags) })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 fn check(result: c_long) -> io::Result<c_long> {

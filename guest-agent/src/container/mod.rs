@@ -19,6 +19,7 @@ mod preserved;
 mod process;
 mod program;
 mod sync;
+mod watched;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -45,3 +45,4 @@ mod sys;
 pub mod terminal;
 mod timestamp;
 pub mod trace;
+pub mod watching;

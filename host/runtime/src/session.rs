@@ -33,6 +33,7 @@ use crate::stdio::{self, Outputs};
 use crate::sys::{Streams, now_ns};
 use crate::terminal::Terminal;
 use crate::trace::{GuestClock, Lane, Trace};
+use crate::watching::{self, Watching};
 
 pub use error::SessionError;
 
@@ -247,6 +248,12 @@ impl Session {
         ready: impl FnOnce() -> Result<(), SessionError>,
     ) -> Result<(End, Arc<Guest>), SessionError> {
         let socket = state::socket_in(self.state.as_fd());
+        let watching = Watching {
+            id: self.id.clone(),
+            socket: socket.clone(),
+            monitor: order.joined.as_ref().map_or_else(|| self.monitor_pid(), |owner| owner.monitor.pid),
+            shares: watching::watchable(&order.shares),
+        };
         let (mut stdio, outputs) = self.start_stdio(socket.clone(), preserved)?;
         let started = sockets::start(&socket, order.sockets).map_err(SessionError::setup("the host's sockets"))?;
         let sockets = started.map(|(sockets, carrying)| {
@@ -293,6 +300,7 @@ impl Session {
         }
         self.set_up_network()?;
         ready()?;
+        watching::start(watching);
         let oom = oom::Watch::start(guest.clone(), self.state.clone()).map_err(SessionError::setup("a thread"))?;
         let end = self.wait(&guest, clock, outputs, oom)?;
         Ok((end, guest))

@@ -19,6 +19,7 @@ mod status;
 mod streams;
 mod terminal;
 mod trace;
+mod watching;
 
 use crate::{Case, Env, For};
 
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Case> {
         fields::CASES,
         programs::CASES,
         filesystem::CASES,
+        watching::CASES,
         lifecycle::CASES,
         network::CASES,
         shared::CASES,

@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use agent_protocol::watch::replay_uid;
 use agent_protocol::{GUEST_CID, MAX_INTERFACES, READY_PORT, SHARE_TAG};
 use kvm_ioctls::Kvm;
 use serde::de::DeserializeOwned;
@@ -190,6 +191,13 @@ fn share_device(jail: JailHandles, cache: CachePolicy, on_start: &ThreadStart) -
             CachePolicy::Auto => fs::CachePolicy::Auto,
             CachePolicy::Always => fs::CachePolicy::Always,
             CachePolicy::Never => fs::CachePolicy::Never,
+        },
+        replay: fs::ReplayUids {
+            touch: replay_uid::TOUCH,
+            make: replay_uid::MAKE,
+            drop: replay_uid::DROP,
+            file: replay_uid::FILE,
+            directory: replay_uid::DIRECTORY,
         },
     };
     Fs::new(config, Arc::clone(on_start))

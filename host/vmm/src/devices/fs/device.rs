@@ -10,6 +10,7 @@ use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, Negotiat
 
 use super::TRUSTED_FOR;
 use super::persist::{FsState, TAG_MAX};
+use super::replay::ReplayUids;
 use super::server::FileServer;
 use super::worker::{ActiveQueue, Workers};
 use super::xattr_names;
@@ -40,6 +41,8 @@ pub struct FsConfig {
     /// that size or time of change are others (FUSE_AUTO_INVAL_DATA); `Auto` drops them at each open, so that every exec reads its
     /// program anew.
     pub cache: CachePolicy,
+    /// The users whose requests are only said to be done, so that the guest's kernel tells its watchers of what the host has changed.
+    pub replay: ReplayUids,
 }
 
 /// Why the device could not be made.
@@ -85,7 +88,7 @@ impl Fs {
             .and_then(PassthroughFs::new)
             .map_err(|reason| FsError::Root { root, reason })?;
         let tmpfiles_max = usize::try_from(tmpfiles_max).unwrap_or(usize::MAX);
-        let server = Arc::new(FileServer::new(fs, config.proc_self_fd, tmpfiles_max)?);
+        let server = Arc::new(FileServer::new(fs, config.proc_self_fd, tmpfiles_max, config.replay)?);
         let workers = Workers::start(&server, config.workers.max(1), on_start)?;
         Ok(Fs { state: FsState { tag: config.tag, activated: false }, server, workers, active: Vec::new() })
     }

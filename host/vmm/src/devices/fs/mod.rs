@@ -1,5 +1,6 @@
 //! virtio file system device (virtio 1.2, section 5.11), answered in this process by virtiofsd's `PassthroughFs`,
-//! with a server for files that have no name (O_TMPFILE) in front of it.
+//! with a server for files that have no name (O_TMPFILE), and one for requests that are only
+//! said to be done, in front of it.
 //!
 //! ```text
 //!  driver ──kick──▶ eventfd (semaphore) ──▶ one of the workers: pop a chain, answer it, give it back, interrupt
@@ -9,6 +10,7 @@
 
 mod device;
 mod persist;
+mod replay;
 mod request;
 mod server;
 mod tmpfile;
@@ -22,12 +24,15 @@ mod tests_driver;
 #[cfg(test)]
 mod tests_guest;
 #[cfg(test)]
+mod tests_replay;
+#[cfg(test)]
 mod tests_tmpfile;
 
 use std::time::Duration;
 
 pub use device::{Fs, FsConfig, FsError};
 pub use persist::FsState;
+pub use replay::ReplayUids;
 pub use virtiofsd::passthrough::CachePolicy;
 
 /// How long the guest may trust what it knows of names and attributes: changes on the host are seen within this time.

@@ -142,6 +142,7 @@ fn tags_that_do_not_fit_are_refused() {
             workers: 1,
             open_files_max: 10,
             cache: CachePolicy::Always,
+            replay: ReplayUids { touch: 90, make: 91, drop: 92, file: 93, directory: 94 },
         };
         let on_start: ThreadStart = Arc::new(|_| ());
         assert!(matches!(Fs::new(config, on_start), Err(FsError::Tag(_))));

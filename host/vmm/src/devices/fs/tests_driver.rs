@@ -15,7 +15,7 @@ use virtiofsd::fuse::{EntryOut, InHeader, InitOut, Opcode, OutHeader};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{CachePolicy, Fs, FsConfig};
+use super::{CachePolicy, Fs, FsConfig, ReplayUids};
 use crate::ThreadStart;
 use crate::devices::{Activation, F_VERSION_1, Interrupt, VirtioDevice};
 use crate::memory::{self, GuestMemory};
@@ -54,6 +54,7 @@ pub fn device(root: &Path) -> Fs {
         workers: 3,
         open_files_max: 100,
         cache: CachePolicy::Always,
+        replay: ReplayUids { touch: 90, make: 91, drop: 92, file: 93, directory: 94 },
     };
     let on_start: ThreadStart = Arc::new(|_| ());
     Fs::new(config, on_start).unwrap()

@@ -23,8 +23,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::fuse::{
-    BatchForgetIn, EntryOut, ForgetIn, ForgetOne, FsOptions, InHeader, InitInCompat, InitInExt, Opcode, OpenOut,
-    OutHeader,
+    AttrOut, BatchForgetIn, EntryOut, ForgetIn, ForgetOne, FsOptions, InHeader, InitInCompat, InitInExt, Opcode,
+    OpenOut, OutHeader,
 };
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::xattrmap::XattrMap;
@@ -79,14 +79,44 @@ impl TmpFiles {
         })
     }
 
-    /// FUSE_INIT: a new session, of which no file is known. Notes what the guest can do.
-    pub fn begin(&self, reader: Reader) {
+    /// FUSE_INIT: a new session, of which no file is known. Notes what the guest can do, and has virtiofsd answer.
+    ///
+    /// The guest is not to map the ids of mounts (the host has mapped what is to be mapped): it would not say any more in whose name a
+    /// request is.
+    ///
+    /// # Errors
+    /// When the request does not decode or the answer does not fit.
+    pub fn begin(
+        &self,
+        passthrough: &Server<PassthroughFs>,
+        header: InHeader,
+        mut reader: Reader,
+        writer: Writer,
+    ) -> virtiofsd::Result<usize> {
         self.clear();
-        let capable = capabilities(reader).unwrap_or(FsOptions::empty());
+        let capable = capabilities(reader.clone()).unwrap_or(FsOptions::empty());
         // virtiofsd takes these three or none.
         let acl = FsOptions::POSIX_ACL | FsOptions::DONT_MASK | FsOptions::SETXATTR_EXT;
         self.posix_acl.store(capable.contains(acl), Ordering::Relaxed);
         self.groups.store(capable.contains(FsOptions::CREATE_SUPP_GROUP), Ordering::Relaxed);
+        let decode = virtiofsd::Error::DecodeMessage;
+        reader.read_obj::<InHeader>().map_err(decode)?;
+        let mut body = reader.read_obj::<InitInCompat>().map_err(decode)?.as_slice().to_vec();
+        if capable.contains(FsOptions::INIT_EXT) {
+            let mut more: InitInExt = reader.read_obj().map_err(decode)?;
+            more.flags2 &= !((FsOptions::ALLOW_IDMAP.bits() >> 32) as u32);
+            body.extend(more.as_slice());
+        }
+        let answer = self.directories.begin(passthrough, &body);
+        super::replay::write(&header, writer, answer.as_deref().map_err(|errno| *errno))
+    }
+
+    /// The attributes of one of virtiofsd's nodes.
+    ///
+    /// # Errors
+    /// virtiofsd's.
+    pub fn attributes_of(&self, passthrough: &Server<PassthroughFs>, node: u64) -> Result<AttrOut, Errno> {
+        self.directories.attributes(passthrough, node)
     }
 
     /// Closes all files.

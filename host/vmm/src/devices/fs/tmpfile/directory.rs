@@ -92,6 +92,22 @@ impl Directories {
         &self.proc_self_fd
     }
 
+    /// virtiofsd's FUSE_INIT: the answer's body.
+    ///
+    /// # Errors
+    /// virtiofsd's.
+    pub fn begin(&self, server: &Server<PassthroughFs>, body: &[u8]) -> Result<Vec<u8>, Errno> {
+        lock(&self.loopback).send(server, Opcode::Init, 0, body)
+    }
+
+    /// virtiofsd's FUSE_GETATTR.
+    ///
+    /// # Errors
+    /// virtiofsd's.
+    pub fn attributes(&self, server: &Server<PassthroughFs>, node: u64) -> Result<AttrOut, Errno> {
+        lock(&self.loopback).call(server, Opcode::Getattr, node, GetattrIn::default().as_slice())
+    }
+
     /// virtiofsd's FUSE_LOOKUP, counted as the guest's.
     ///
     /// # Errors
