@@ -197,7 +197,9 @@ for line in sys.stdin:
     except OSError as error:
         print('got an error')
 ";
-    let mut running = env.start(&python(env, "bundle", script).bind(&path, "/run/host.sock", &[]));
+    // Its root is mounted until it goes.
+    let bundle = python(env, "bundle", script).bind(&path, "/run/host.sock", &[]);
+    let mut running = env.start(&bundle);
     running.write("one\n");
     running.wait_for("got one");
     serving.join().expect("the service");
