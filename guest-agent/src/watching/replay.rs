@@ -40,7 +40,7 @@ impl<'a> Replay<'a> {
         if place.name.is_empty() {
             return touch_object(watch, &mount, *mask);
         }
-        let directory = mount.open(&watch.object.handle, OFlags::PATH | OFlags::DIRECTORY)?;
+        let directory = directory(watch, &mount)?;
         let name = Name { directory: directory.as_fd(), name: name(place), is_directory: mask & event::ISDIR != 0 };
         // Made and removed, or the other way: the last state says it.
         let both = mask & event::CREATE != 0 && mask & event::DELETE != 0;
@@ -56,7 +56,7 @@ impl<'a> Replay<'a> {
             self.refresh(watch, &mount, &name);
             let to = to.as_ref().and_then(|to| Some((self.watches.get(to.watch)?, to)));
             if let Some(((to_watch, to_mount), to)) = to {
-                let directory = to_mount.open(&to_watch.object.handle, OFlags::PATH | OFlags::DIRECTORY)?;
+                let directory = self::directory(to_watch, &to_mount)?;
                 let to = Name { directory: directory.as_fd(), name: self::name(to), ..name };
                 if to_watch.object.device == watch.object.device {
                     return name.rename(&to);
@@ -89,6 +89,21 @@ impl<'a> Replay<'a> {
             let file = mount.open(&itself.object.handle, OFlags::PATH);
             let _ = file.and_then(|file| stat(file.as_fd(), Path::new("")));
         }
+    }
+}
+
+/// A directory that is watched. Once the kernel has forgotten the name of one it does not find it by its handle any more; at its path it does.
+fn directory(watch: &Watch, mount: &Mount) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match mount.open(&watch.object.handle, flags) {
+        Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+            let path = Path::new(std::ffi::OsStr::from_bytes(&watch.path));
+            let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            act_as(replay_uid::TOUCH, || {
+                Ok(rustix::fs::openat2(&mount.root, path, flags | OFlags::CLOEXEC, Mode::empty(), below)?)
+            })
+        }
+        result => result,
     }
 }
 
