@@ -106,7 +106,10 @@ fn a_connection_waits_for_ok_and_keeps_what_follows() {
 #[test]
 fn refusal_end_and_silence_are_told_apart() {
     let short = Duration::from_millis(50);
-    let (_directory, path, _thread) = socket(|mut stream| stream.write_all(b"no such port\n").unwrap());
+    let (_directory, path, _thread) = socket(|mut stream| {
+        connect_line(&stream);
+        stream.write_all(b"no such port\n").unwrap();
+    });
     assert!(matches!(connect(&path, 9, BOOT_TIMEOUT), Err(ConnectError::Refused { port: 9, .. })));
     let (_directory, path, _thread) = socket(|stream| drop(connect_line(&stream)));
     assert!(matches!(connect(&path, 9, BOOT_TIMEOUT), Err(ConnectError::Closed(9))));
@@ -116,6 +119,7 @@ fn refusal_end_and_silence_are_told_apart() {
     });
     assert!(matches!(connect(&path, 9, short), Err(ConnectError::Timeout(_))));
     let (_directory, path, _thread) = socket(|mut stream| {
+        connect_line(&stream);
         let _ = stream.write_all(&[b'x'; 1 << 16]);
     });
     assert!(matches!(connect(&path, 9, BOOT_TIMEOUT), Err(ConnectError::Refused { .. })));

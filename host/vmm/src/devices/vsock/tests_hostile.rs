@@ -1,6 +1,6 @@
 //! Guests that break the rules of the queues, and clients that do what clients should not.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use super::muxer::{MAX_FROM_GUEST, MAX_REFUSALS};
@@ -294,7 +294,12 @@ fn random_chains_do_no_harm() {
         match random.below(300) {
             0 => driver.put_avail_idx(ring, random.0 as u16),
             1 => driver.put_head(ring, random.0 as u16),
-            2..10 if clients.len() < 50 => clients.push(driver.client(1025)),
+            2..10 if clients.len() < 50 => {
+                let mut client = driver.raw_client();
+                // A device that has just met nonsense closes it at once.
+                let _ = client.write_all(b"CONNECT 1025\n");
+                clients.push(client);
+            }
             10 => clients.clear(),
             _ => {}
         }
