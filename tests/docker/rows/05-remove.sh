@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-census='settled() { until_true 20 sh -c "! pgrep -x containerd-shim && [ \$(ls /data/docker/containers | wc -l) = \$($DOCKER ps -aq | wc -l) ]"; }; census() { cut -d" " -f5 /proc/self/mountinfo; find /sys/fs/cgroup -type d | grep -c .; ls /sys/class/net /run/docker/netns /run/docker/runtime-*/* /run/containerd/io.containerd.runtime.v2.task/moby /data/docker/containers; ps -eo args | grep -E "^sandbox|containerd-shim|^sleep 1000" | grep -v grep; }'
+census='settled() { until_true 30 sh -c "! pgrep -x containerd-shim && [ -z \"\$($DOCKER ps -aq)\$(ls /data/docker/containers)\" ]"; }; census() { cut -d" " -f5 /proc/self/mountinfo; find /sys/fs/cgroup -type d | grep -c .; ls /sys/class/net /run/docker/netns /run/docker/runtime-*/* /run/containerd/io.containerd.runtime.v2.task/moby /data/docker/containers; ps -eo args | grep -E "^sandbox|containerd-shim|^sleep 1000" | grep -v grep; }'
 check 'nothing is left' "$census"'
     run --rm bb true
     settled; census >/tmp/before
