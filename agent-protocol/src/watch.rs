@@ -2,6 +2,8 @@
 //! (docs/watching.md): the host connects to [`WATCH_PORT`](crate::WATCH_PORT) and sends a [`Greeting`]; then the agent says what is watched,
 //! and the host what has happened, each in [`Message`]s. Numbers are little-endian.
 
+use std::io;
+
 /// Watches that a container can have on shared files at once; what it watches beyond that sees the guest's own changes only.
 pub const MAX_WATCHES: usize = 4096;
 /// Longest path below a share.
@@ -157,6 +159,22 @@ impl Message {
         framed(&body)
     }
 
+    /// The next one, from whoever may send anything.
+    ///
+    /// # Errors
+    /// What reading met; InvalidData for what is no message.
+    pub fn read(from: &mut impl io::Read) -> io::Result<Self> {
+        let mut length = [0; 4];
+        from.read_exact(&mut length)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_MESSAGE {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut body = vec![0; length];
+        from.read_exact(&mut body)?;
+        Self::parse(&body).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     /// From what followed the length.
     pub fn parse(mut body: &[u8]) -> Option<Self> {
         let [kind] = array(&mut body)?;
@@ -225,6 +243,7 @@ mod tests {
         let bytes = message.to_bytes();
         assert_eq!(bytes[..4], ((bytes.len() - 4) as u32).to_le_bytes());
         assert!(bytes.len() - 4 <= MAX_MESSAGE);
+        assert_eq!(Message::read(&mut bytes.as_slice()).unwrap(), message);
         assert_eq!(Message::parse(&bytes[4..]), Some(message));
         assert_eq!(Message::parse(&bytes[4..bytes.len() - 1]), None);
         assert_eq!(Message::parse(&[&bytes[4..], b"x"].concat()), None);

@@ -1,10 +1,10 @@
 //! The process that follows what a container watches and does again what the host has done.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use agent_protocol::watch::{Event, MAX_MESSAGE, Message};
+use agent_protocol::watch::{Event, Message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::CapabilitiesSecureBits;
 use tokio_vsock::VsockStream;
@@ -68,7 +68,9 @@ impl Stream {
         let mut events = Vec::new();
         let mut wait = time;
         while events.len() < MOST_EVENTS && self.is_ready(wait)? {
-            let Message::Event(event) = self.read()? else { return Err(io::ErrorKind::InvalidData.into()) };
+            let Message::Event(event) = Message::read(&mut self.0)? else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
             if events.last() != Some(&event) {
                 events.push(event);
             }
@@ -84,17 +86,5 @@ impl Stream {
             Err(rustix::io::Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn read(&mut self) -> io::Result<Message> {
-        let mut length = [0; 4];
-        self.0.read_exact(&mut length)?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_MESSAGE {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
-        Message::parse(&body).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }

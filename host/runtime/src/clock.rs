@@ -42,7 +42,15 @@ pub fn follow(guest: Arc<Guest>) -> io::Result<Follower> {
     let work = move || {
         // Nothing runs in the guest yet that would mind a jump.
         let mut may_slew = false;
-        while correct(&guest, may_slew).is_ok() && wait(&timer, &theirs).unwrap_or(false) {
+        loop {
+            match correct(&guest, may_slew) {
+                Ok(()) => {}
+                Err(RpcError::Closed | RpcError::Io(_)) => return,
+                Err(error) => log::warn!("the guest's clock cannot be compared with the host's: {error}"),
+            }
+            if !wait(&timer, &theirs).unwrap_or(false) {
+                return;
+            }
             may_slew = true;
         }
     };

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::shown;
 use crate::process_id::ProcessId;
 use crate::settings::CachePolicy;
 
@@ -208,4 +209,15 @@ pub enum MonitorEvent {
         /// The last lines of the guest's console.
         console: Vec<String>,
     },
+}
+
+impl MonitorEvent {
+    /// As the answer to an order that a device come or go: its window, or the monitor's sentence. Nothing if it is no such answer.
+    pub fn window(self) -> Option<Result<u32, String>> {
+        match self {
+            MonitorEvent::Done { window } => Some(Ok(window)),
+            MonitorEvent::Refused { message } => Some(Err(shown(&message))),
+            _ => None,
+        }
+    }
 }

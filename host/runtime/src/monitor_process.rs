@@ -165,10 +165,8 @@ struct Fate {
     failed: Option<String>,
     stopped: Option<(bool, Vec<String>)>,
     end: Option<End>,
-    /// To the order that was given last: the window, or why not.
-    answer: Option<Result<u32, String>>,
-    /// To the order that asked for the guest's console.
-    console: Vec<String>,
+    /// To the order that was given last.
+    answer: Option<MonitorEvent>,
     /// A keeper's shares are there.
     attached: bool,
     /// Ends when the process does.
@@ -198,7 +196,7 @@ impl Shared {
     }
 
     /// Waits for the answer to an order; nothing if the process ended instead, or took too long.
-    fn wait_answer(&self) -> Option<Result<u32, String>> {
+    fn wait_answer(&self) -> Option<MonitorEvent> {
         let waiting = |fate: &mut Fate| fate.end.is_none() && fate.answer.is_none();
         let waited = self.changed.wait_timeout_while(self.fate(), ORDER_TIMEOUT, waiting);
         waited.unwrap_or_else(PoisonError::into_inner).0.answer.take()
@@ -364,6 +362,11 @@ impl MonitorProcess {
         order: &MonitorOrder,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Result<u32, String>, MonitorError> {
+        let answer = self.ask(order, descriptors)?.window();
+        answer.ok_or_else(|| self.silent(io::ErrorKind::InvalidData.into()))
+    }
+
+    fn ask(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<MonitorEvent, MonitorError> {
         // An answer is to the order before it.
         let _one = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         let silent = |source| self.silent(source);
@@ -422,9 +425,14 @@ impl MonitorProcess {
 
     /// Adds what the guest's console shows to the sentence that says what the guest has not done in time.
     pub fn unresponsive(&self, sentence: String) -> MonitorError {
-        let asked =
-            self.killer.role == Role::Monitor && matches!(self.carry_out(&MonitorOrder::Console, &[]), Ok(Ok(_)));
-        let console = if asked { std::mem::take(&mut self.shared.fate().console) } else { Vec::new() };
+        let console = match self.killer.role {
+            Role::Monitor => match self.ask(&MonitorOrder::Console, &[]) {
+                Ok(MonitorEvent::Console { lines }) => lines,
+                _ => Vec::new(),
+            },
+            // The guest's console is another container's.
+            Role::Keeper => Vec::new(),
+        };
         MonitorError::Unresponsive { sentence, console }
     }
 
@@ -474,16 +482,8 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
                 shared.change(|fate| fate.attached = true);
                 continue;
             }
-            MonitorEvent::Done { window } => {
-                shared.change(|fate| fate.answer = Some(Ok(window)));
-                continue;
-            }
-            MonitorEvent::Console { lines } => {
-                shared.change(|fate| (fate.console, fate.answer) = (lines, Some(Ok(0))));
-                continue;
-            }
-            MonitorEvent::Refused { message } => {
-                shared.change(|fate| fate.answer = Some(Err(shown(&message))));
+            answer @ (MonitorEvent::Done { .. } | MonitorEvent::Refused { .. } | MonitorEvent::Console { .. }) => {
+                shared.change(|fate| fate.answer = Some(answer));
                 continue;
             }
             _ => continue,

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crate::control::{MonitorEvent, MonitorOrder};
 use crate::descriptors;
-use crate::error::shown;
 use crate::joined::Owner;
 use crate::monitor_process::{MonitorError, MonitorProcess, Role};
 use crate::state::exec_socket_in;
@@ -79,11 +78,7 @@ impl Lent {
         descriptors::send(self.connection.as_fd(), with, &line)?;
         let mut answer = String::new();
         BufReader::new((&self.connection).take(ANSWER_LIMIT)).read_line(&mut answer)?;
-        match serde_json::from_str(&answer)? {
-            MonitorEvent::Done { window } => Ok(Ok(window)),
-            MonitorEvent::Refused { message } => Ok(Err(shown(&message))),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        serde_json::from_str::<MonitorEvent>(&answer)?.window().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 

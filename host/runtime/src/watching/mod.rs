@@ -7,7 +7,7 @@ mod events;
 mod marks;
 mod sys;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use agent_protocol::WATCH_PORT;
-use agent_protocol::watch::{Event, Greeting, MAX_MESSAGE, MAX_SHARES, Message};
+use agent_protocol::watch::{Event, Greeting, MAX_SHARES, Message};
 
 use crate::control::Share;
 use crate::guest::{REACH_TIMEOUT, connect};
@@ -93,7 +93,7 @@ fn follow(watching: &Watching) -> io::Result<()> {
 fn obey(watching: &Watching, stream: &mut UnixStream, marks: &mut Option<Shared>) -> io::Result<()> {
     let mut refused = false;
     loop {
-        let message = match read(stream) {
+        let message = match Message::read(stream) {
             Ok(message) => message,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
@@ -126,18 +126,6 @@ fn obey(watching: &Watching, stream: &mut UnixStream, marks: &mut Option<Shared>
             Message::Event(_) => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
-}
-
-fn read(stream: &mut UnixStream) -> io::Result<Message> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let length = usize::try_from(u32::from_le_bytes(length)).map_err(io::Error::other)?;
-    if length > MAX_MESSAGE {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Message::parse(&body).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Makes the group, and has a thread pass on what it reports.
