@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use agent_protocol::MAX_BLOCK_DEVICES;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, Spec};
 use rustix::fs::{Mode, OFlags, ioctl_blksszget};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Disk;
@@ -160,15 +161,32 @@ fn open_one(device: &BlockDevice) -> Result<Option<Opened>, BlockError> {
         return Err(BlockError::NoNode { index, path: path.clone(), major, minor, node: usual });
     };
     let read_only = !device.access.contains('w') || is_one(&about.join("ro"));
-    let open = || {
+    let open = |read_only: bool| {
         let mode = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let itself = format!("/proc/self/fd/{}", handle.as_raw_fd());
         let file = File::from(rustix::fs::open(itself, mode | OFlags::CLOEXEC, Mode::empty())?);
         let block_size = ioctl_blksszget(&file)?;
         let disk = Disk { major, minor, access: device.access.clone(), read_only, block_size };
-        Ok(Some(Opened { file, disk }))
+        Ok(Opened { file, disk })
     };
-    open().map_err(|source| BlockError::Open { index, path: path.clone(), node: node.clone(), source })
+    let asked = format!("linux.devices[{index}] {}: the host's block device {}", path.display(), node.display());
+    let opened = match open(read_only) {
+        // A kernel without BLK_DEV_WRITE_MOUNTED keeps all writers off a mounted disk, a container's of runc's too.
+        Err(Errno::BUSY) if !read_only => {
+            log::warn!("{asked} is in use on the host: the container can only read it");
+            open(true)
+        }
+        opened => opened,
+    };
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        // A drive without a disk, a network device that nothing is connected to.
+        Err(error @ (Errno::NOMEDIUM | Errno::NXIO)) => {
+            log::warn!("{asked} has nothing in it: {}", Plain(&error.into()));
+            Ok(None)
+        }
+        Err(source) => Err(BlockError::Open { index, path: path.clone(), node: node.clone(), source: source.into() }),
+    }
 }
 
 /// What the kernel calls the device: where its node is below /dev.
