@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const OVERHEAD: Overhead = Overhead { above_limit: 1 << 20, least: 0 };
+const OVERHEAD: Overhead = Overhead { above_limit: 1 << 20, least: 0, start: 0 };
 
 fn spec(path: &str, resources: Value) -> Spec {
     let config = json!({"ociVersion": "1.0.2", "linux": {"cgroupsPath": path, "resources": resources}});

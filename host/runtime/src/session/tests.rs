@@ -164,6 +164,7 @@ impl Lab {
             network: Network::Host,
             vcpus: 1,
             memory_mib: 64,
+            memory_most_mib: 64,
             kernel_arguments: String::new(),
             cache: Default::default(),
             kernel: PathBuf::new(),
