@@ -373,7 +373,12 @@ pub fn make_common() -> io::Result<()> {
     let path = Path::new(CONTAINERS);
     create_dir(path)?;
     enable_all(path)?;
-    ["memory.min", "memory.low"].iter().try_for_each(|file| fs::write(path.join(file), "max"))
+    for file in ["memory.min", "memory.low"] {
+        if let Err(error) = fs::write(path.join(file), "max") {
+            log::warn!("cannot set {file} of all containers: {error}");
+        }
+    }
+    Ok(())
 }
 
 /// Gives the cgroup's children every controller that there is.

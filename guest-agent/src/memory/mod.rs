@@ -194,7 +194,7 @@ impl Watcher {
         }
         let (next, high) = match fits || told.exhausted {
             true => (Next::Rest, None),
-            false => (next, Some(figures.high())),
+            false => (next, Some(self.line(&figures))),
         };
         drop(told);
         self.set_high(high);
@@ -219,6 +219,12 @@ impl Watcher {
         self.fruitless = if figures.total > self.total_then { 0 } else { self.fruitless + 1 };
         (self.total_then, self.wished) = (figures.total, Some(now));
         Next::Wish
+    }
+
+    /// Where memory.high is to be. Where that is about what is in use, the kernel would look for the difference while the agent waits, and
+    /// find little: then it stays where it was.
+    fn line(&self, figures: &Figures) -> u64 {
+        self.high.filter(|_| figures.is_full()).unwrap_or_else(|| figures.high())
     }
 
     /// Nothing waits for this, and an error leaves what was.
@@ -280,6 +286,17 @@ mod tests {
         (told.answers, told.added) = (1, 256 * MIB);
         assert_eq!(watcher.next(&full, &told, now), Next::Wait(now + PLUGGING));
         assert_eq!(watcher.next(&full, &told, now + PLUGGING), Next::Wish);
+    }
+
+    #[test]
+    fn the_line_stays_where_it_is_met() {
+        let mut watcher = Watcher::new(500 * MIB);
+        assert_eq!(watcher.line(&guest(500, 400, 0)), 400 * MIB);
+        assert_eq!(watcher.line(&guest(500, 100, 0)), 396 * MIB);
+        watcher.high = Some(396 * MIB);
+        assert_eq!(watcher.line(&guest(500, 400, 0)), 396 * MIB);
+        // An eighth of 640 MiB is headroom.
+        assert_eq!(watcher.line(&guest(640, 400, 0)), 520 * MIB);
     }
 
     #[test]

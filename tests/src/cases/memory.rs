@@ -62,11 +62,11 @@ fn raised(env: &Env) {
         container.call(&["exec", &container.bundle.id, "sh", "-c", &inner])
     };
     assert_eq!(touch("300").ok(), "status 137");
-    container.call(&["update", "--memory", "900M", "--memory-swap", "900M", &container.bundle.id]).ok();
+    container.call(&["update", "--memory", "943718400", "--memory-swap", "943718400", &container.bundle.id]).ok();
     assert_eq!(touch("700").ok(), "touched 700 MiB\nstatus 0");
     assert_eq!(touch("1200").ok(), "status 137");
     // Back again: what was used is given back later, and the container goes on.
-    container.call(&["update", "--memory", "100M", "--memory-swap", "100M", &container.bundle.id]).ok();
+    container.call(&["update", "--memory", "104857600", "--memory-swap", "104857600", &container.bundle.id]).ok();
     assert_eq!(touch("50").ok(), "touched 50 MiB\nstatus 0");
     assert_eq!(touch("300").ok(), "status 137");
 }

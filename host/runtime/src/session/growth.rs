@@ -72,7 +72,10 @@ impl Sizes {
     /// How much the guest is to have beyond its start: more than `added`, if it may have so much. `allowed` is all that it may have by its
     /// limit on the host.
     fn next(self, added: u64, allowed: Option<u64>) -> u64 {
-        let most = self.most.min(allowed.unwrap_or(u64::MAX)).saturating_sub(self.start) / UNIT * UNIT;
+        // Up, so that a container that is given more meets its own limit first: that holds in the guest, and the host's has more room.
+        let allowed = allowed.map(|allowed| allowed.saturating_sub(self.start).checked_next_multiple_of(UNIT));
+        let most = self.most.saturating_sub(self.start) / UNIT * UNIT;
+        let most = most.min(allowed.flatten().unwrap_or(u64::MAX));
         let step = (self.start.saturating_add(added) / 2).next_multiple_of(UNIT).max(LEAST_STEP);
         added.saturating_add(step).min(most).max(added)
     }
@@ -165,7 +168,8 @@ mod tests {
         assert_eq!(sizes.next(0, None), 384 * MIB);
         assert_eq!(sizes.next(0, Some(576 * MIB)), 0);
         assert_eq!(sizes.next(0, Some(0)), 0);
-        assert_eq!(sizes.next(0, Some(800 * MIB)), 128 * MIB);
+        assert_eq!(sizes.next(0, Some(800 * MIB)), 256 * MIB);
+        assert_eq!(sizes.next(0, Some(577 * MIB)), 128 * MIB);
         // A limit that has become lower takes nothing away.
         assert_eq!(sizes.next(256 * MIB, Some(600 * MIB)), 256 * MIB);
         assert_eq!(Sizes { start: MIB, most: u64::MAX }.next(u64::MAX, Some(u64::MAX)), u64::MAX);
