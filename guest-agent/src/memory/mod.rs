@@ -32,13 +32,13 @@ use figures::Figures;
 use uevents::Uevents;
 
 /// How long the host may take to answer a wish before it is made again.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the kernel may take to take up what the host has given.
 const PLUGGING: Duration = Duration::from_secs(10);
-/// Cached files alone keep the guest full for as long as they are read: it is looked at again after this.
+/// Cached files alone keep the guest full, and wake this task for as long as more are read: no more often than this.
 const PAUSE: Duration = Duration::from_millis(100);
 /// After so many wishes in a row that brought nothing there is no more.
-const MOST_FRUITLESS: u32 = 5;
+const MOST_FRUITLESS: u32 = 2;
 /// Half of the kernel's smallest block.
 const TOLERANCE: u64 = 64 << 20;
 
@@ -115,10 +115,13 @@ async fn watch(agent: Arc<Agent>) {
     loop {
         // Later ones end the wait.
         let _ = events.read();
-        match watcher.look(&agent) {
+        let next = watcher.look(&agent);
+        if next == Next::Pause {
+            sleep(PAUSE).await;
+        }
+        match next {
             Next::Rest => changed.notified().await,
-            Next::Pause => sleep(PAUSE).await,
-            Next::Watch => tokio::select! {
+            Next::Watch | Next::Pause => tokio::select! {
                 changed = events.changed() => if changed.is_err() { return watcher.set_high(None) },
                 () = changed.notified() => {}
             },
@@ -148,7 +151,7 @@ enum Next {
     Rest,
     /// Look again when the containers have used more than they should.
     Watch,
-    /// Look again in a while.
+    /// The same, but not at once.
     Pause,
     /// Ask for more.
     Wish,
