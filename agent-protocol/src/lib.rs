@@ -37,6 +37,10 @@ pub const DEBUG_PORT: u32 = 1026;
 /// The connection itself is the message; the agent keeps it open.
 pub const READY_PORT: u32 = 1024;
 
+/// vsock port on the *host* to which the agent connects when the guest wants more memory. The connection is the message; it is always
+/// refused.
+pub const MEMORY_PORT: u32 = 1025;
+
 /// vsock context id of the guest. Each VM has its own vsock device, so all guests can have the same one.
 pub const GUEST_CID: u32 = 3;
 
@@ -64,6 +68,8 @@ pub const MAX_PRESERVED: u32 = 256;
 pub const MAX_INTERFACES: usize = 8;
 /// How many block devices of the host a container can have: as many windows are left for them.
 pub const MAX_BLOCK_DEVICES: usize = 7;
+/// How many windows there are for devices that the guest's memory comes and goes by.
+pub const MAX_MEMORY_WINDOWS: usize = 2;
 /// How many addresses each can have.
 pub const MAX_ADDRESSES: usize = 64;
 /// How many routes there can be.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
 use crate::container::Containers;
+use crate::memory::Memory;
 use crate::reaper::Reaper;
 use crate::rpc::{Service, now_ns};
 use crate::streams::Streams;
@@ -25,6 +26,8 @@ pub struct Agent {
     pub streams: Streams<VsockStream>,
     /// All containers ever made in this guest.
     pub containers: Containers,
+    /// How it grows.
+    pub memory: Memory,
     /// When the listeners were open, CLOCK_BOOTTIME.
     pub listening_ns: u64,
     /// Set by Shutdown, whose reply is the last thing sent.
@@ -53,6 +56,7 @@ pub async fn run(entered_ns: u64) -> Result<(), boot::Error> {
         reaper: Reaper::default(),
         streams: Streams::default(),
         containers: Containers::default(),
+        memory: Memory::default(),
         listening_ns,
         ending: AtomicBool::new(false),
         replied: AtomicBool::new(false),

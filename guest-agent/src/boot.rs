@@ -84,6 +84,7 @@ pub fn rest() -> Result<(), Error> {
     step("mount /tmp", mount("tmp", "/tmp", "tmpfs", tmpfs, c"mode=1777"))?;
     step("mount /dev/mqueue", mount("mqueue", "/dev/mqueue", "mqueue", proc_flags, None::<&CStr>))?;
     step("enable the cgroup controllers", cgroup::enable_all(Path::new(cgroup::ROOT)))?;
+    step("make the containers' cgroup", cgroup::make_common())?;
     step("raise the limit of descriptors", limits::raise_own())?;
     if let Err(error) = sys::loopback_up() {
         log::warn!("cannot bring the guest's loopback interface up: {error}");

@@ -15,6 +15,7 @@ mod detour;
 pub mod fuzzing;
 mod klog;
 mod mappings;
+mod memory;
 mod mounts;
 #[cfg(test)]
 mod mutation_tests;

@@ -7,7 +7,8 @@ use agent_protocol::agent::{
     AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
     ExecProcessRequest, ExecProcessResponse, GuestStatus, ListProcessesResponse, ResizeTerminalRequest,
     SignalProcessRequest, StartContainerRequest, StartContainerResponse, StatsResponse, UpdateContainerRequest,
-    UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest, WaitProcessResponse, WaitReadyResponse,
+    UpdateMemoryRequest, UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest,
+    WaitProcessResponse, WaitReadyResponse,
 };
 use agent_protocol::agent_ttrpc;
 use async_trait::async_trait;
@@ -52,6 +53,9 @@ impl agent_ttrpc::Agent for Service {
         let agent = self.0.clone();
         whole(async move {
             let received_ns = now_ns();
+            if request.memory_grows {
+                agent.memory.allow();
+            }
             let created = container::create(&agent, request).await?;
             Ok(CreateContainerResponse {
                 agent_listening_ns: agent.listening_ns,
@@ -71,8 +75,10 @@ impl agent_ttrpc::Agent for Service {
         request: StartContainerRequest,
     ) -> ttrpc::Result<StartContainerResponse> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
+        let agent = self.0.clone();
         whole(async move {
             let executed_ns = container.start(request.notify).await?;
+            agent.memory.consider(&agent);
             Ok(StartContainerResponse { executed_ns, ..Default::default() })
         })
         .await
@@ -151,6 +157,14 @@ impl agent_ttrpc::Agent for Service {
     async fn update_container(&self, _ctx: &TtrpcContext, request: UpdateContainerRequest) -> ttrpc::Result<Empty> {
         let container = self.0.containers.get(&request.container_id).map_err(status)?;
         container.update(&request.resources_json).map_err(status)?;
+        self.0.memory.consider(&self.0);
+        Ok(Empty::default())
+    }
+
+    async fn update_memory(&self, _ctx: &TtrpcContext, request: UpdateMemoryRequest) -> ttrpc::Result<Empty> {
+        self.0.memory.update(&request).map_err(|error| {
+            ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, format!("the guest's memory: {error}")))
+        })?;
         Ok(Empty::default())
     }
 

@@ -23,10 +23,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
 use crate::sys;
-use watch::EventFile;
+pub use watch::EventFile;
 
 /// Where the agent mounts the hierarchy.
 pub const ROOT: &str = "/sys/fs/cgroup";
+/// The cgroup that all containers' are in: what they use together is seen and limited there.
+pub const CONTAINERS: &str = "/sys/fs/cgroup/containers";
 
 /// The container may make cgroups below its own; deeper ones are left alone.
 const MAX_DEPTH: usize = 64;
@@ -106,9 +108,9 @@ impl Cgroup {
     pub fn create(container_id: &str, linux: Option<&Linux>) -> Result<(Cgroup, OwnedFd), Error> {
         let given = linux.and_then(|l| l.cgroups_path().as_deref());
         let relative = path::of(given, container_id)?;
-        let path = Path::new(ROOT).join(&relative);
+        let path = Path::new(CONTAINERS).join(&relative);
         let failed = |source: io::Error| Error::Create { path: relative.clone(), source };
-        let mut made = PathBuf::from(ROOT);
+        let mut made = PathBuf::from(CONTAINERS);
         for part in relative.parent().iter().flat_map(|p| p.iter()) {
             made.push(part);
             create_dir(&made).map_err(failed)?;
@@ -291,6 +293,11 @@ impl Cgroup {
         tokio::time::timeout(most, changed).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Its limit of memory, if it has one.
+    pub fn memory_limit(&self) -> Option<u64> {
+        fs::read_to_string(self.path.join("memory.max")).ok()?.trim_end().parse().ok()
+    }
+
     /// To wait for the next one of them.
     pub fn oom_kills(&self) -> io::Result<OomKills> {
         Ok(OomKills(EventFile::open(&self.path.join("memory.events"))?))
@@ -359,6 +366,19 @@ fn create_dir(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
+}
+
+/// Makes the cgroup for all containers. What protects a container's memory counts within what protects that of the cgroups above.
+pub fn make_common() -> io::Result<()> {
+    let path = Path::new(CONTAINERS);
+    create_dir(path)?;
+    enable_all(path)?;
+    for file in ["memory.min", "memory.low"] {
+        if let Err(error) = fs::write(path.join(file), "max") {
+            log::warn!("cannot set {file} of all containers: {error}");
+        }
+    }
+    Ok(())
 }
 
 /// Gives the cgroup's children every controller that there is.

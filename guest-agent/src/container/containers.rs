@@ -93,6 +93,14 @@ impl Containers {
         }
     }
 
+    /// The sum of the limits of memory of those that go on; nothing where one has none.
+    pub fn memory_limits(&self) -> Option<u64> {
+        let by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = by_id.values().flatten().filter(|container| !container.first.has_exited());
+        live.map(|container| container.cgroup.memory_limit())
+            .try_fold(0u64, |sum, limit| Some(sum.saturating_add(limit?)))
+    }
+
     /// Whether some go on.
     pub fn some_live(&self) -> bool {
         let by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);

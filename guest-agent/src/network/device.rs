@@ -15,7 +15,7 @@ pub struct Device {
     pub mac: [u8; 6],
 }
 
-/// Gives the window to its driver; when this returns, the interface is there.
+/// Gives the window to its driver; when this returns, the interface is there, or whatever else the device is.
 pub fn bind(window: u32) -> io::Result<()> {
     fs::write(format!("{DRIVER}/bind"), name(window))
 }

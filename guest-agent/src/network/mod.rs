@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 pub use apply::inside;
 pub use check::check;
 pub use description::Network;
+pub use device::bind;
 pub use error::Error;
 pub use plan::plan;
 

@@ -5,6 +5,8 @@ use super::{Group, any, is, when};
 /// linux/kvm.h: _IOW(0xAE, 0x76, struct kvm_irqfd) and _IOW(0xAE, 0x79, struct kvm_ioeventfd).
 const KVM_IRQFD: u32 = 0x4020_ae76;
 const KVM_IOEVENTFD: u32 = 0x4040_ae79;
+/// linux/kvm.h: _IOW(0xAE, 0x46, struct kvm_userspace_memory_region).
+const KVM_SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
 /// linux/vhost.h: _IOR(0xAF, 0x00, __u64).
 const VHOST_GET_FEATURES: u32 = 0x8008_af00;
 
@@ -44,5 +46,9 @@ pub const GROUPS: &[Group] = &[
             when(libc::SYS_ioctl, &[is(1, KVM_IOEVENTFD)]),
             when(libc::SYS_ioctl, &[is(1, VHOST_GET_FEATURES)]),
         ],
+    },
+    Group {
+        why: "memory that is plugged in: the region of guest memory for it was mapped before",
+        calls: &[when(libc::SYS_ioctl, &[is(1, KVM_SET_USER_MEMORY_REGION)])],
     },
 ];

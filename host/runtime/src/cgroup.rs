@@ -142,6 +142,9 @@ pub enum CgroupError {
     },
 }
 
+/// What the processes of the host may still take while the guest follows a lower limit of memory.
+const STILL_TO_COME: u64 = 64 << 20;
+
 /// A container's cgroup, in one hierarchy or several. It is kept in state.json; dropping it removes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostCgroup {
@@ -300,9 +303,32 @@ impl HostCgroup {
         paths
     }
 
-    /// Applies limits; what `resources` does not speak of stays as it is.
+    /// Applies limits; what `resources` does not speak of stays as it is. A limit of memory is not made lower than what is in use: the
+    /// guest, where a lower one holds, gives back later what it has had.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        self.apply(&self.completed(resources), |_| true)
+        let (limit, used) = (self.memory_limit().unwrap_or(u64::MAX), self.memory_used());
+        let least = self.overhead.least.max(used.saturating_add(STILL_TO_COME).min(limit));
+        let cgroup = Self { overhead: Overhead { least, ..self.overhead }, ..self.clone() };
+        cgroup.apply(&self.completed(resources), |_| true)
+    }
+
+    fn memory_file(&self, unified: &str, v1: &str) -> Option<u64> {
+        let file = if self.unified { unified } else { v1 };
+        hierarchy::read(&self.place("memory")?.path, file).ok()?.trim_end().parse().ok()
+    }
+
+    fn memory_used(&self) -> u64 {
+        self.memory_file("memory.current", "memory.usage_in_bytes").unwrap_or(0)
+    }
+
+    /// The limit of memory, if there is one. v1 shows none as the largest number of whole pages.
+    fn memory_limit(&self) -> Option<u64> {
+        self.memory_file("memory.max", "memory.limit_in_bytes").filter(|limit| *limit < 1 << 62)
+    }
+
+    /// How much memory the guest may have by the limit; nothing where there is none.
+    pub fn guest_memory(&self) -> Option<u64> {
+        self.memory_limit().map(|limit| self.overhead.guest(limit))
     }
 
     /// In v2 one file holds two limits of CPU time, and the limit of swap depends on that of memory: what is left out is what it was.

@@ -35,13 +35,15 @@ pub struct Follower {
     _guest_goes_on: UnixStream,
 }
 
-/// Sets the guest's clock by the host's, and keeps it there, on a thread.
-pub fn follow(guest: Arc<Guest>) -> io::Result<Follower> {
+/// Sets the guest's clock by the host's, and keeps it there, on a thread. `settled` is called once, when the guest has run for about a
+/// minute.
+pub fn follow(guest: Arc<Guest>, settled: impl FnOnce() + Send + 'static) -> io::Result<Follower> {
     let (ours, theirs) = UnixStream::pair()?;
     let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
     let work = move || {
         // Nothing runs in the guest yet that would mind a jump.
         let mut may_slew = false;
+        let mut settled = Some(settled);
         loop {
             match correct(&guest, may_slew) {
                 Ok(()) => {}
@@ -52,6 +54,9 @@ pub fn follow(guest: Arc<Guest>) -> io::Result<Follower> {
                 return;
             }
             may_slew = true;
+            if let Some(settled) = settled.take() {
+                settled();
+            }
         }
     };
     thread::Builder::new().name("clock".to_string()).spawn(work)?;

@@ -101,8 +101,10 @@ pub struct MonitorConfig {
     pub id: String,
     /// Virtual CPUs, 1 or more.
     pub vcpus: u8,
-    /// Guest memory, MiB.
+    /// Guest memory at the start, MiB.
     pub memory_mib: u64,
+    /// What it may grow to, MiB.
+    pub memory_most_mib: u64,
     /// Appended to the kernel command line.
     pub kernel_arguments: String,
     /// What the guest sees of the host's file system.
@@ -152,6 +154,16 @@ pub enum MonitorOrder {
         /// Which.
         window: u32,
     },
+    /// The guest is to have so many bytes beyond those that it was started with. Answered with the window of the device that it plugs them
+    /// in by.
+    Grow {
+        /// A multiple of the guest's blocks of memory.
+        bytes: u64,
+    },
+    /// The guest is to give back what it does not use. Answered with the window of the device by which it does.
+    ReportFreePages,
+    /// The guest's wish for memory was considered, and the next one is to be reported: [`MonitorEvent::MemoryWanted`].
+    HearWishes,
     /// What the guest's console shows is asked for; answered by [`MonitorEvent::Console`].
     Console,
 }
@@ -180,9 +192,11 @@ pub enum MonitorEvent {
         /// When.
         at_ns: u64,
     },
+    /// The guest wants more memory. Not reported again before [`MonitorOrder::HearWishes`].
+    MemoryWanted,
     /// An order was carried out.
     Done {
-        /// The device's window.
+        /// The device's window, where it was about one.
         window: u32,
     },
     /// An order could not be carried out.

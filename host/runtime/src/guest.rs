@@ -9,8 +9,8 @@ use agent_protocol::agent::{
     AdjustClockRequest, AdjustClockResponse, ContainerRequest, CreateContainerRequest, CreateContainerResponse, Empty,
     ExecProcessRequest, ExecProcessResponse, ListProcessesResponse, ProcessInfo, ResizeTerminalRequest,
     SignalProcessRequest, StartContainerRequest, StartContainerResponse, StatsResponse, Stdio, TerminalSize,
-    UpdateContainerRequest, UpdateNetworkRequest, WaitOomRequest, WaitOomResponse, WaitProcessRequest,
-    WaitProcessResponse, WaitReadyResponse,
+    UpdateContainerRequest, UpdateMemoryRequest, UpdateNetworkRequest, WaitOomRequest, WaitOomResponse,
+    WaitProcessRequest, WaitProcessResponse, WaitReadyResponse,
 };
 use agent_protocol::{AGENT_PORT, STDIO_PORT};
 use protobuf::MessageField;
@@ -218,6 +218,11 @@ impl Guest {
     pub fn update_network(&self, state: UpdateNetworkRequest) -> Result<(), RpcError> {
         let request = UpdateNetworkRequest { container_id: self.id.clone(), ..state };
         self.rpc.call::<_, Empty>("UpdateNetwork", &request, Some(CALL_TIMEOUT)).map(drop)
+    }
+
+    /// Tells what the host does about the guest's memory.
+    pub fn update_memory(&self, request: &UpdateMemoryRequest) -> Result<(), RpcError> {
+        self.rpc.call::<_, Empty>("UpdateMemory", request, Some(CALL_TIMEOUT)).map(drop)
     }
 
     /// Moves the guest's clock by so many nanoseconds, little by little with `slew`, and returns the time by it, in nanoseconds.

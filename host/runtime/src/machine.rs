@@ -59,8 +59,10 @@ pub enum MachineError {
 /// The size of a micro-VM, and what it may cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Guest memory.
+    /// Guest memory at the start.
     pub memory_mib: u64,
+    /// What it may grow to, if the container's limit and the host let it.
+    pub memory_most_mib: u64,
     /// Virtual CPUs.
     pub vcpus: u8,
     /// What the guest may cache of the shared files.
@@ -82,13 +84,17 @@ impl Machine {
     pub fn configured(spec: &Spec, settings: &Settings) -> Result<Self, MachineError> {
         let allowed = &settings.annotations.allowed;
         let pod = Pod::of(spec)?;
-        let memory_mib = match annotation(spec, allowed, MEMORY_ANNOTATION, 0, MOST_MEMORY_MIB)? {
+        let asked = annotation(spec, allowed, MEMORY_ANNOTATION, 0, MOST_MEMORY_MIB)?;
+        let memory_mib = match asked {
             Some(mib) if mib < MINIMUM_MEMORY_MIB => return Err(MachineError::TooLittleMemory(mib)),
             Some(mib) => mib,
             None => memory_limit(spec).or(pod.memory()).and_then(mib).map_or(settings.defaults.memory_mib, |limit| {
                 limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)
             }),
         };
+        // A size that somebody has given is meant; and the pod's cgroup on the host, which is not this container's, bounds a pod.
+        let fixed = asked.is_some() || (memory_limit(spec).is_none() && pod.memory().is_some());
+        let memory_most_mib = if fixed { memory_mib } else { settings.most_memory_mib().max(memory_mib) };
         let vcpus = annotation(spec, allowed, VCPUS_ANNOTATION, 1, u64::from(MOST_VCPUS))?;
         let vcpus = vcpus.and_then(|vcpus| u8::try_from(vcpus).ok());
         let host_cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -98,7 +104,7 @@ impl Machine {
             .or_else(|| pod.cpus().map(|cpus| at_once(cpus, host_cpus)))
             .or_else(requested)
             .unwrap_or(settings.defaults.vcpus);
-        Ok(Self { memory_mib, vcpus, cache: settings.share.cache })
+        Ok(Self { memory_mib, memory_most_mib, vcpus, cache: settings.share.cache })
     }
 }
 
@@ -184,11 +190,25 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_was_given_stays() {
+        let sizes = |limit: Value, annotations: Value| {
+            machine(limit, annotations).map(|machine| (machine.memory_mib, machine.memory_most_mib))
+        };
+        let host = crate::sys::host_memory() >> 20;
+        assert_eq!(sizes(Value::Null, Value::Null), Ok((512, host.clamp(512, MOST_MEMORY_MIB))));
+        // Its limit can be raised later.
+        assert_eq!(sizes(json!(6 << 20), Value::Null), Ok((70, host.clamp(70, MOST_MEMORY_MIB))));
+        assert_eq!(sizes(json!(i64::MAX), Value::Null), Ok((MOST_MEMORY_MIB, MOST_MEMORY_MIB)));
+        assert_eq!(sizes(Value::Null, json!({"io.sandbox.memory_mib": "256"})), Ok((256, 256)));
+        assert_eq!(sizes(Value::Null, json!({"io.kubernetes.cri.sandbox-memory": "268435456"})), Ok((320, 320)));
+    }
+
+    #[test]
     fn annotations_override() {
         let size = |annotations| machine(json!(1 << 30), annotations);
         assert_eq!(
             size(json!({"io.sandbox.memory_mib": "128", "io.sandbox.vcpus": "4"})),
-            Ok(Machine { memory_mib: 128, vcpus: 4, cache: CachePolicy::Always })
+            Ok(Machine { memory_mib: 128, memory_most_mib: 128, vcpus: 4, cache: CachePolicy::Always })
         );
         let error = size(json!({"io.sandbox.memory_mib": "63"})).unwrap_err();
         assert_eq!(error, MachineError::TooLittleMemory(63));
@@ -258,13 +278,15 @@ mod tests {
         let mut settings = Settings::default();
         settings.defaults.vcpus = 3;
         settings.defaults.memory_mib = 1024;
+        settings.defaults.memory_max_mib = 4096;
         settings.share.cache = CachePolicy::Never;
         settings.annotations.allowed = vec![VCPUS_ANNOTATION.to_string()];
         let spec = |annotations: Value| {
             serde_json::from_value::<Spec>(json!({"ociVersion": "1.0.2", "annotations": annotations})).unwrap()
         };
         let machine = |annotations| Machine::configured(&spec(annotations), &settings);
-        assert_eq!(machine(json!({})), Ok(Machine { memory_mib: 1024, vcpus: 3, cache: CachePolicy::Never }));
+        let expected = Machine { memory_mib: 1024, memory_most_mib: 4096, vcpus: 3, cache: CachePolicy::Never };
+        assert_eq!(machine(json!({})), Ok(expected));
         assert_eq!(machine(json!({"io.sandbox.vcpus": "2"})).unwrap().vcpus, 2);
         let text = machine(json!({"io.sandbox.memory_mib": "512"})).unwrap_err().to_string();
         assert!(text.starts_with("annotation io.sandbox.memory_mib is not allowed on this machine"), "{text}");

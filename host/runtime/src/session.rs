@@ -1,6 +1,7 @@
 //! One container in its proxy, from its monitor's start to its end.
 
 mod error;
+mod growth;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ use crate::trace::{GuestClock, Lane, Trace};
 use crate::watching::{self, Watching};
 
 pub use error::SessionError;
+use growth::Growth;
 
 /// How long output that is under way is waited for after the guest's end.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
@@ -66,6 +68,8 @@ pub struct Session {
     joined: Option<KeeperConfig>,
     /// Block devices that the guest has.
     disks: Vec<Disk>,
+    /// The guest's memory.
+    growth: Arc<Growth>,
 }
 
 impl Session {
@@ -89,10 +93,11 @@ impl Session {
             disks: blocks.iter().map(|block| block.file.as_fd()).collect(),
         };
         let begin = now_ns();
-        let monitor = MonitorProcess::spawn(id, &inputs, boot_reporter(trace.clone(), begin))?;
+        let growth = Arc::new(Growth::default());
+        let monitor = MonitorProcess::spawn(id, &inputs, reporter(growth.clone(), trace.clone(), begin))?;
         trace.span(Lane::Command, "spawn monitor", begin, trace.now(Lane::Command, "monitor spawned"));
         let disks = blocks.into_iter().map(|block| block.disk).collect();
-        Ok(Self { disks, ..Self::with(id, monitor, state, terminal, trace) })
+        Ok(Self { disks, growth, ..Self::with(id, monitor, state, terminal, trace) })
     }
 
     /// Makes do with another container's micro-VM.
@@ -129,6 +134,7 @@ impl Session {
             notify: AtomicBool::new(false),
             joined: None,
             disks: Vec::new(),
+            growth: Arc::default(),
         }
     }
 
@@ -188,6 +194,7 @@ impl Session {
             id: self.id.clone(),
             vcpus: order.vcpus,
             memory_mib: order.memory_mib,
+            memory_most_mib: order.memory_most_mib,
             kernel_arguments: order.kernel_arguments.clone(),
             shares: order.shares.clone(),
             cache: order.cache,
@@ -204,6 +211,7 @@ impl Session {
         proceed: &Receiver<String>,
         ready: impl FnOnce() -> Result<(), SessionError>,
     ) -> Result<End, SessionError> {
+        self.growth.set(self, order.memory_mib, order.memory_most_mib);
         let result = self.run_container(order, preserved, proceed, ready);
         // What was asked for and is under way gets its answer first.
         drop(self.executing.lock());
@@ -269,7 +277,15 @@ impl Session {
                 self.monitor.tie(guest.clone());
                 None
             }
-            None => Some(clock::follow(guest.clone()).map_err(SessionError::setup("a thread"))?),
+            None => {
+                let session = Arc::downgrade(self);
+                let settled = move || {
+                    if let Some(session) = session.upgrade() {
+                        session.report_free_pages();
+                    }
+                };
+                Some(clock::follow(guest.clone(), settled).map_err(SessionError::setup("a thread"))?)
+            }
         };
         // The command may be gone: then so is the monitor.
         let state = proceed.recv().map_err(|_| RpcError::Closed)?;
@@ -283,6 +299,7 @@ impl Session {
             sockets: sockets.into(),
             notify: order.notify,
             block_devices: self.block_devices(),
+            memory_grows: self.joined.is_none() && self.growth.is_possible(),
             ..Default::default()
         };
         let clock = self.create(&guest, request)?;
@@ -437,8 +454,9 @@ impl Session {
     }
 }
 
-/// Puts the monitor's reports into the trace: each is a moment, and the time since the one before has a name.
-fn boot_reporter(trace: Arc<Trace>, begin: u64) -> impl FnMut(&MonitorEvent) + Send {
+/// Puts the monitor's reports of the start into the trace: each is a moment, and the time since the one before has a name. Passes on the
+/// guest's wishes.
+fn reporter(growth: Arc<Growth>, trace: Arc<Trace>, begin: u64) -> impl FnMut(&MonitorEvent) + Send {
     let mut last = begin;
     move |event| {
         let (span, moment, at) = match event {
@@ -446,6 +464,7 @@ fn boot_reporter(trace: Arc<Trace>, begin: u64) -> impl FnMut(&MonitorEvent) + S
             MonitorEvent::VmCreated { at_ns } => ("make VM", "VM created", *at_ns),
             MonitorEvent::KernelEntered { at_ns } => ("enter kernel", "kernel entered", *at_ns),
             MonitorEvent::AgentReady { at_ns } => ("boot guest", "agent up", *at_ns),
+            MonitorEvent::MemoryWanted => return growth.wished(),
             MonitorEvent::Attached
             | MonitorEvent::Done { .. }
             | MonitorEvent::Refused { .. }

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::{Plain, shown};
 use crate::machine::{MEMORY_ANNOTATION, MINIMUM_MEMORY_MIB, MOST_MEMORY_MIB, MOST_VCPUS, VCPUS_ANNOTATION};
+use crate::sys;
 
 /// Environment variable: another file.
 pub const VARIABLE: &str = "SANDBOX_CONFIG";
@@ -129,13 +130,15 @@ impl Default for Settings {
 pub struct Defaults {
     /// Virtual CPUs.
     pub vcpus: u8,
-    /// Guest memory of a container without a memory limit.
+    /// Guest memory of a container without a memory limit, at its start.
     pub memory_mib: u64,
+    /// What it may grow to; 0 for what the host has.
+    pub memory_max_mib: u64,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { vcpus: 1, memory_mib: 512 }
+        Self { vcpus: 1, memory_mib: 512, memory_max_mib: 0 }
     }
 }
 
@@ -225,6 +228,14 @@ impl Settings {
         Ok(settings)
     }
 
+    /// What a micro-VM may grow to.
+    pub fn most_memory_mib(&self) -> u64 {
+        match self.defaults.memory_max_mib {
+            0 => (sys::host_memory() >> 20).min(MOST_MEMORY_MIB),
+            given => given,
+        }
+    }
+
     /// What types cannot say. An error names section and key.
     fn check(&self) -> Result<(), (&'static str, &'static str, String)> {
         for (key, path) in [("kernel", &self.kernel), ("initramfs", &self.initramfs)] {
@@ -236,6 +247,11 @@ impl Settings {
         if !(MINIMUM_MEMORY_MIB..=MOST_MEMORY_MIB).contains(&self.defaults.memory_mib) {
             let message = format!("give a number from {MINIMUM_MEMORY_MIB} to {MOST_MEMORY_MIB}");
             return Err(("defaults", "memory_mib", message));
+        }
+        let sizes = self.defaults.memory_mib..=MOST_MEMORY_MIB;
+        if self.defaults.memory_max_mib != 0 && !sizes.contains(&self.defaults.memory_max_mib) {
+            let message = format!("give 0 or a number from memory_mib, {}, to {MOST_MEMORY_MIB}", sizes.start());
+            return Err(("defaults", "memory_max_mib", message));
         }
         for name in &self.annotations.allowed {
             if !ANNOTATIONS.contains(&name.as_str()) {
@@ -339,14 +355,14 @@ mod tests {
     fn everything_can_be_set() {
         let settings = read(concat!(
             "kernel = '/k'\ninitramfs = '/i'\nlog_level = 'debug'\n",
-            "[defaults]\nvcpus = 2\nmemory_mib = 1024\n[share]\ncache = 'never'\n",
+            "[defaults]\nvcpus = 2\nmemory_mib = 1024\nmemory_max_mib = 2048\n[share]\ncache = 'never'\n",
             "[annotations]\nallowed = ['io.sandbox.vcpus']\n",
             "[vm]\nkernels = ['/a']\ninitrds = ['/b']\nparameters = ['quiet', 'loglevel=']\n"
         ))
         .unwrap();
         assert_eq!((settings.kernel, settings.initramfs), (PathBuf::from("/k"), PathBuf::from("/i")));
         assert_eq!(settings.log_level.filter(), log::LevelFilter::Debug);
-        assert_eq!(settings.defaults, Defaults { vcpus: 2, memory_mib: 1024 });
+        assert_eq!(settings.defaults, Defaults { vcpus: 2, memory_mib: 1024, memory_max_mib: 2048 });
         assert_eq!(settings.share.cache, CachePolicy::Never);
         assert_eq!(settings.annotations.allowed, ["io.sandbox.vcpus"]);
         assert_eq!(settings.vm.kernels, [PathBuf::from("/a")]);
@@ -371,6 +387,10 @@ mod tests {
             ("[defaults]\nvcpus = 33", "line 2, column 9: defaults.vcpus: give a number from 1 to 32"),
             ("[defaults]\nvcpus = 256", "line 2, column 9: invalid value: integer `256`, expected u8"),
             ("[defaults]\nmemory_mib = 63", "line 2, column 14: defaults.memory_mib: give a number from 64 to 1048576"),
+            (
+                "[defaults]\nmemory_max_mib = 511",
+                "line 2, column 18: defaults.memory_max_mib: give 0 or a number from memory_mib, 512, to 1048576",
+            ),
             ("kernel = 'vmlinux'", "line 1, column 10: kernel: \"vmlinux\" is not an absolute path"),
             ("[vm]\ninitrds = ['/a', 'b']", "line 2, column 11: vm.initrds: \"b\" is not an absolute path"),
             ("[vm]\nparameters = ['a b']", "line 2, column 14: vm.parameters: \"a b\" is not one kernel parameter"),

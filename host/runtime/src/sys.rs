@@ -26,6 +26,15 @@ pub fn set_file_user(uid: u32) {
     unsafe { libc::setfsuid(uid) };
 }
 
+/// Bytes of memory that the host has.
+pub fn host_memory() -> u64 {
+    // SAFETY: sysinfo is plain numbers, for which zeroes are values.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is a valid place for one sysinfo. The call fails for no other; there would be none then.
+    unsafe { libc::sysinfo(&mut info) };
+    info.totalram.saturating_mul(info.mem_unit.into())
+}
+
 /// A number that a guest cannot guess; never 0.
 pub fn random_token() -> io::Result<u64> {
     let mut bytes = [0u8; 8];

@@ -11,26 +11,38 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
+use vm_memory::GuestMemoryRegion;
 
 use crate::devices::VirtioDevice;
-use crate::layout;
-use crate::memory::GuestMemory;
+use crate::devices::balloon::Balloon;
+use crate::devices::mem::{Mem, MemControl};
+use crate::event_loop::LoopHandle;
+use crate::memory::VmMemory;
 use crate::mmio::{MmioBus, MmioTransport};
-use crate::vm::{VmError, failed};
+use crate::vm::{Later, VmError, failed};
+use crate::{layout, sys};
 
 /// A VM that runs until its [`Observer`](crate::vm::Observer) is told otherwise. Its threads end with the process.
 pub struct Running {
     fd: VmFd,
-    memory: Arc<GuestMemory>,
+    memory: VmMemory,
     bus: Arc<MmioBus>,
+    later: Later,
     /// Held while a device comes or goes, so that two do not take the same window. Only threads that plug take it.
-    plugging: Mutex<()>,
+    plugging: Mutex<Plugged>,
+}
+
+/// Of the devices that come once.
+#[derive(Default)]
+struct Plugged {
+    balloon: bool,
+    mem: Option<MemControl>,
 }
 
 impl Running {
     /// The VM `fd` with its `memory`, whose vCPUs see `bus`.
-    pub(crate) fn new(fd: VmFd, memory: Arc<GuestMemory>, bus: Arc<MmioBus>) -> Self {
-        Running { fd, memory, bus, plugging: Mutex::new(()) }
+    pub(crate) fn new(fd: VmFd, memory: VmMemory, bus: Arc<MmioBus>, later: Later) -> Self {
+        Running { fd, memory, bus, later, plugging: Mutex::default() }
     }
 
     /// Puts `device` into the first empty window of those that [`Vm::reserve_windows`](crate::vm::Vm::reserve_windows)
@@ -44,7 +56,12 @@ impl Running {
         let _plugging = self.plugging.lock().unwrap_or_else(PoisonError::into_inner);
         let no_window = || VmError::NoFreeWindow(self.bus.reserved());
         let window = self.bus.first_empty().ok_or_else(no_window)?;
-        let transport = MmioTransport::new(device, Arc::clone(&self.memory))?;
+        self.put(window, device)?;
+        Ok(window)
+    }
+
+    fn put(&self, window: usize, device: Box<dyn VirtioDevice>) -> Result<(), VmError> {
+        let transport = MmioTransport::new(device, Arc::clone(&self.memory.guest))?;
         if let Err(err) = connect(&self.fd, window, &transport) {
             // Those that had not been registered yet are not there to be taken out.
             let _ = disconnect(&self.fd, window, &transport);
@@ -52,8 +69,45 @@ impl Running {
         }
         self.bus.put(window, transport).map_err(|transport| {
             let _ = disconnect(&self.fd, window, &transport);
-            no_window()
-        })?;
+            VmError::NoFreeWindow(self.bus.reserved())
+        })
+    }
+
+    /// Asks the guest to plug so many bytes in all beyond those that it was started with; it never has to unplug any. At the first time
+    /// the memory device comes, served on `device_loop`. Returns its window.
+    ///
+    /// # Errors
+    /// [`VmError::NoRoom`] where the VM was started without room for more; [`VmError::Transport`], [`VmError::Kvm`].
+    pub fn grow(&self, bytes: u64, device_loop: &LoopHandle) -> Result<usize, VmError> {
+        let mut plugged = self.plugging.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(window), Some(region)) = (self.later.mem, self.memory.growth_region()) else {
+            return Err(VmError::NoRoom);
+        };
+        if let Some(mem) = &plugged.mem {
+            mem.request(bytes);
+            return Ok(window);
+        }
+        let slot = self.memory.boot_regions().count() as u32;
+        sys::register_memory(&self.fd, slot, region).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+        let (device, control) = Mem::new(region.start_addr().0, region.len(), device_loop.clone());
+        control.request(bytes);
+        self.put(window, Box::new(device))?;
+        plugged.mem = Some(control);
+        Ok(window)
+    }
+
+    /// Lets the guest give back memory that it does not use: the balloon comes, served on `device_loop`, unless it is there. Returns its
+    /// window.
+    ///
+    /// # Errors
+    /// [`VmError::NoRoom`] where no window was kept for it; [`VmError::Transport`], [`VmError::Kvm`].
+    pub fn report_free_pages(&self, device_loop: &LoopHandle) -> Result<usize, VmError> {
+        let mut plugged = self.plugging.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = self.later.balloon.ok_or(VmError::NoRoom)?;
+        if !plugged.balloon {
+            self.put(window, Box::new(Balloon::new(device_loop.clone())))?;
+            plugged.balloon = true;
+        }
         Ok(window)
     }
 
@@ -146,13 +200,18 @@ mod tests {
         let fd =
             Kvm::new().and_then(|kvm| kvm.create_vm()).inspect_err(|err| println!("not run: no KVM: {err}")).ok()?;
         fd.create_irq_chip().ok()?;
-        let memory = memory::allocate(64).unwrap();
+        let memory = memory::allocate_growing(64, 256).unwrap();
         let mut bus = MmioBus::default();
-        let transport = MmioTransport::new(Box::new(Probe(Arc::default())), Arc::clone(&memory)).unwrap();
+        let transport = MmioTransport::new(Box::new(Probe(Arc::default())), Arc::clone(&memory.guest)).unwrap();
         connect(&fd, 0, &transport).unwrap();
         bus.add(transport);
         (0..windows).for_each(|_| bus.reserve());
-        Some(Running::new(fd, memory, Arc::new(bus)))
+        (0..2).for_each(|_| bus.keep());
+        for (slot, region) in (0..).zip(memory.boot_regions()) {
+            sys::register_memory(&fd, slot, region).unwrap();
+        }
+        let later = Later { balloon: Some(windows + 1), mem: Some(windows + 2) };
+        Some(Running::new(fd, memory, Arc::new(bus), later))
     }
 
     fn device_id(running: &Running, window: usize) -> u32 {
@@ -182,6 +241,24 @@ mod tests {
             assert!(matches!(running.unplug(window), Err(VmError::NotPlugged(w)) if w == window));
         }
         assert_eq!(device_id(&running, 0), 4);
+    }
+
+    #[test]
+    fn memory_and_balloon_come_once() {
+        let Some(running) = running(1) else { return };
+        let device_loop = crate::event_loop::EventLoop::start(Arc::new(|_| {})).unwrap();
+        assert_eq!((device_id(&running, 2), device_id(&running, 3)), (0, 0));
+        for _ in 0..2 {
+            assert_eq!(running.report_free_pages(&device_loop.handle()).unwrap(), 2);
+            assert_eq!(running.grow(128 << 20, &device_loop.handle()).unwrap(), 3);
+            assert_eq!((device_id(&running, 2), device_id(&running, 3)), (5, 24));
+        }
+        // Their windows are nobody else's, and they stay.
+        assert_eq!(running.plug(Box::new(Probe(Arc::default()))).unwrap(), 1);
+        assert!(matches!(running.plug(Box::new(Probe(Arc::default()))), Err(VmError::NoFreeWindow(1))));
+        assert!(matches!(running.unplug(2), Err(VmError::NotPlugged(2))));
+        let fixed = Running { later: Later::default(), ..running };
+        assert!(matches!(fixed.grow(0, &device_loop.handle()), Err(VmError::NoRoom)));
     }
 
     #[test]

@@ -5,13 +5,12 @@ use std::sync::{Arc, Barrier};
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use vm_memory::GuestMemory as _;
 
 use crate::boot::{self, BootError, CommandLine, Entry, MpTableError};
 use crate::console_log::ConsoleLog;
 use crate::devices::VirtioDevice;
 use crate::hotplug;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, VmMemory};
 use crate::mmio::{MmioBus, MmioTransport, TransportError};
 use crate::ports::Ports;
 use crate::vcpu::Surroundings;
@@ -39,6 +38,9 @@ pub enum VmError {
     /// A device is to go that never came, or came with the VM.
     #[error("place {0} of the VM holds no device that was added after the start")]
     NotPlugged(usize),
+    /// More memory is asked for than there can be.
+    #[error("the VM was started without room for more memory")]
+    NoRoom,
     /// A device cannot be put on the bus.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -66,10 +68,20 @@ pub enum VmExit {
 pub struct Vm {
     kvm: Kvm,
     fd: VmFd,
-    memory: Arc<GuestMemory>,
+    memory: VmMemory,
     bus: MmioBus,
+    later: Later,
     ports: Ports,
     command_line: CommandLine,
+}
+
+/// Windows of devices that a VM has at most one of, and not before it has a use for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Later {
+    /// The balloon's.
+    pub balloon: Option<usize>,
+    /// That of the memory device.
+    pub mem: Option<usize>,
 }
 
 /// Turns a failed KVM call into an error that names it.
@@ -82,10 +94,10 @@ impl Vm {
     ///
     /// # Errors
     /// [`VmError::Kvm`].
-    pub fn new(kvm: Kvm, memory: Arc<GuestMemory>, log: ConsoleLog) -> Result<Self, VmError> {
+    pub fn new(kvm: Kvm, memory: VmMemory, log: ConsoleLog) -> Result<Self, VmError> {
         let fd = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
-        for (slot, region) in memory.iter().enumerate() {
-            sys::register_memory(&fd, slot as u32, region).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+        for (slot, region) in (0..).zip(memory.boot_regions()) {
+            sys::register_memory(&fd, slot, region).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
         }
         fd.set_tss_address(layout::KVM_TSS).map_err(failed("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
@@ -96,6 +108,7 @@ impl Vm {
             fd,
             memory,
             bus: MmioBus::default(),
+            later: Later::default(),
             ports: Ports::new(log),
             command_line: CommandLine::default(),
         })
@@ -103,7 +116,7 @@ impl Vm {
 
     /// The guest's memory.
     pub fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
+        &self.memory.guest
     }
 
     /// Puts a device on the bus: its window, its interrupt line, an ioeventfd for each queue.
@@ -112,7 +125,7 @@ impl Vm {
     /// [`VmError::TooManyDevices`], [`VmError::Transport`], [`VmError::Kvm`].
     pub fn add_device(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), VmError> {
         let window = self.next_window()?;
-        let transport = MmioTransport::new(device, Arc::clone(&self.memory))?;
+        let transport = MmioTransport::new(device, Arc::clone(&self.memory.guest))?;
         hotplug::connect(&self.fd, window, &transport)?;
         self.command_line.add_device(window);
         self.bus.add(transport);
@@ -131,6 +144,25 @@ impl Vm {
             self.bus.reserve();
         }
         Ok(())
+    }
+
+    /// Adds windows without a device for [`Running::grow`], where memory can be plugged in, and [`Running::report_free_pages`].
+    ///
+    /// # Errors
+    /// [`VmError::TooManyDevices`].
+    pub fn keep_windows(&mut self) -> Result<(), VmError> {
+        self.later.balloon = Some(self.keep_window()?);
+        if self.memory.growth.is_some() {
+            self.later.mem = Some(self.keep_window()?);
+        }
+        Ok(())
+    }
+
+    fn keep_window(&mut self) -> Result<usize, VmError> {
+        let window = self.next_window()?;
+        self.command_line.add_device(window);
+        self.bus.keep();
+        Ok(window)
     }
 
     fn next_window(&self) -> Result<usize, VmError> {
@@ -154,7 +186,7 @@ impl Vm {
     ) -> Result<Ready, VmError> {
         let vcpus = vcpus.max(1);
         self.command_line.add_arguments(arguments).map_err(BootError::from)?;
-        boot::write_mp_table(&self.memory, vcpus)?;
+        boot::write_mp_table(&self.memory.guest, vcpus)?;
         let entry = boot::load(&self.memory, kernel, initramfs, &self.command_line)?;
         let cpus = self.create_vcpus(vcpus, entry)?;
         let bus = Arc::new(self.bus);
@@ -170,7 +202,7 @@ impl Vm {
             };
             std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || thread.run(id == 0))?;
         }
-        Ok(Ready { all_there, running: Running::new(self.fd, self.memory, bus) })
+        Ok(Ready { all_there, running: Running::new(self.fd, self.memory, bus, self.later) })
     }
 
     fn create_vcpus(&self, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, VmError> {

@@ -9,6 +9,7 @@ mod differential;
 mod fields;
 mod filesystem;
 mod lifecycle;
+mod memory;
 mod network;
 mod programs;
 mod settings;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Case> {
         shared::CASES,
         sockets::CASES,
         cgroup::CASES,
+        memory::CASES,
         cycles::CASES,
         trace::CASES,
         bad::CASES,

@@ -1,6 +1,6 @@
 use super::*;
 
-const OVERHEAD: Overhead = Overhead { above_limit: 1000, least: 3000 };
+const OVERHEAD: Overhead = Overhead { above_limit: 1000, least: 3000, start: 0 };
 
 fn settings_of(unified: bool, files: &[&str], json: &str) -> Result<Vec<String>, String> {
     let resources: LinuxResources = serde_json::from_str(json).unwrap();

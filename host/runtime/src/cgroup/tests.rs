@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const OVERHEAD: Overhead = Overhead { above_limit: 1 << 20, least: 0 };
+const OVERHEAD: Overhead = Overhead { above_limit: 1 << 20, least: 0, start: 0 };
 
 fn spec(path: &str, resources: Value) -> Spec {
     let config = json!({"ociVersion": "1.0.2", "linux": {"cgroupsPath": path, "resources": resources}});
@@ -144,4 +144,30 @@ fn an_update_leaves_the_other_half() {
     let limit = |json: Value| completed(json).memory().and_then(|memory| memory.limit());
     assert_eq!(limit(json!({"memory": {"swap": 9 << 20}})), Some(2 << 20), "without the overhead");
     assert_eq!(limit(json!({"memory": {"reservation": 1}})), None);
+}
+
+/// What the guest has had comes back later than its limit falls.
+#[test]
+fn an_update_leaves_what_is_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let set = |file: &str, mib: u64| fs::write(directory.path().join(file), format!("{}\n", mib << 20)).unwrap();
+    let get = || fs::read_to_string(directory.path().join("memory.max")).unwrap();
+    set("memory.current", 5000);
+    set("memory.max", 9000);
+    let places = vec![Place { path: directory.path().to_owned(), controllers: Vec::new(), made: false }];
+    let cgroup = HostCgroup { unified: true, overhead: OVERHEAD, places, scope: None };
+    let limit = |mib: u64| {
+        let resources = json!({ "memory": { "limit": mib << 20 } });
+        cgroup.update(&serde_json::from_value(resources).unwrap()).unwrap();
+        get().trim_end().parse::<u64>().unwrap() >> 20
+    };
+    assert_eq!(limit(6000), 6001);
+    assert_eq!(limit(1000), 5064);
+    set("memory.max", 5010);
+    assert_eq!(limit(1000), 5010, "no more than there was");
+    set("memory.current", 2000);
+    assert_eq!(limit(1000), 2064);
+    assert_eq!(cgroup.guest_memory(), Some(0));
+    fs::write(directory.path().join("memory.max"), "max\n").unwrap();
+    assert_eq!(cgroup.guest_memory(), None);
 }

@@ -83,6 +83,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         network_devices: devices::of(&bundle.spec),
         vcpus: machine.vcpus,
         memory_mib: machine.memory_mib,
+        memory_most_mib: machine.memory_most_mib,
         kernel_arguments: bundle.vm.parameters.clone(),
         cache: machine.cache,
         kernel: chosen(&options.guest.kernel, &bundle.vm.kernel, usual.kernel),

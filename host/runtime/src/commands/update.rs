@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use agent_protocol::agent::UpdateMemoryRequest;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
@@ -40,6 +41,10 @@ pub fn update(root: &Path, id: &str, limits: &Limits) -> Result<(), CommandError
     log::debug!("the guest has changed its limits");
     record.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.update(&resources))?;
     log::debug!("the host's limits are changed");
+    if resources.memory().is_some() || resources.unified().is_some() {
+        // What it was refused before it may be granted now.
+        guest.update_memory(&UpdateMemoryRequest::default()).map_err(|error| ended_or(&record, error.into()))?;
+    }
     Ok(())
 }
 

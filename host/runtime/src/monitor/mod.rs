@@ -8,6 +8,7 @@ mod inherited;
 mod keeper;
 mod orders;
 mod report;
+mod wishes;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use agent_protocol::watch::replay_uid;
-use agent_protocol::{GUEST_CID, MAX_INTERFACES, READY_PORT, SHARE_TAG};
+use agent_protocol::{GUEST_CID, MAX_INTERFACES, MEMORY_PORT, READY_PORT, SHARE_TAG};
 use kvm_ioctls::Kvm;
 use serde::de::DeserializeOwned;
 use vmm::devices::blk::{Blk, BlkConfig, BlkError};
@@ -39,6 +40,7 @@ use crate::sys::{inherited, now_ns, use_one_heap};
 use inherited::Inherited;
 use orders::Started;
 use report::Reporter;
+use wishes::Wishes;
 
 /// Threads that answer file system requests side by side, beside the one for requests that must not wait.
 const FS_WORKERS: usize = 4;
@@ -141,20 +143,28 @@ fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> 
     jail::drop_privileges()?;
     let on_start: ThreadStart = Arc::new(confine_thread);
     let device_loop = EventLoop::start(Arc::clone(&on_start))?;
-    let mut vm = Vm::new(parts.kvm, memory::allocate(config.memory_mib)?, reporter.console().clone())?;
+    let mut vm = Vm::new(
+        parts.kvm,
+        memory::allocate_growing(config.memory_mib, config.memory_most_mib)?,
+        reporter.console().clone(),
+    )?;
     vm.add_device(Box::new(share_device(jail, config.cache, &on_start)?))?;
     let on_ready = Arc::clone(reporter);
+    let wishes = Wishes::default();
     let vsock = VsockConfig {
         guest_cid: u64::from(GUEST_CID),
         listener: parts.vsock,
         ready_port: READY_PORT,
         on_ready: Box::new(move || on_ready.send(&MonitorEvent::AgentReady { at_ns: now_ns() })),
+        bell_port: MEMORY_PORT,
+        on_bell: wishes.bell(Arc::clone(reporter)),
     };
     vm.add_device(Box::new(Vsock::new(vsock, device_loop.handle()).map_err(MonitorError::Vsock)?))?;
     vm.add_device(Box::new(Rng::new(device_loop.handle())))?;
     vm.add_device(Box::new(Console::new(reporter.console().clone(), device_loop.handle())))?;
     add_disks(&mut vm, &config.disks, parts.disks, &on_start)?;
     vm.reserve_windows(MAX_INTERFACES)?;
+    vm.keep_windows()?;
     reporter.send(&MonitorEvent::VmCreated { at_ns: now_ns() });
     let observer: Arc<Reporter> = Arc::clone(reporter);
     let ready =
@@ -164,7 +174,7 @@ fn start(config: &MonitorConfig, mut parts: Parts, reporter: &Arc<Reporter>) -> 
     std::mem::forget(device_loop);
     jail::drop_thread_capabilities()?;
     seccomp::apply(ThreadKind::Main)?;
-    Ok(Started::new(ready.go(), handle))
+    Ok(Started::new(ready.go(), handle, wishes))
 }
 
 fn add_disks(vm: &mut Vm, disks: &[Disk], files: Vec<File>, on_start: &ThreadStart) -> Result<(), MonitorError> {

@@ -1,13 +1,14 @@
-//! What the monitor is told while its VM runs: network devices come and go.
+//! What the monitor is told while its VM runs: network devices come and go, and it grows.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use vmm::devices::net::{Net, NetConfig};
 use vmm::event_loop::LoopHandle;
-use vmm::vm::Running;
+use vmm::vm::{Running, VmError};
 
 use super::report::Reporter;
+use super::wishes::Wishes;
 use crate::control::{MonitorEvent, MonitorOrder};
 use crate::descriptors;
 
@@ -18,12 +19,13 @@ const ORDER_MAX: usize = 4096;
 pub struct Started {
     running: Running,
     device_loop: LoopHandle,
+    wishes: Wishes,
 }
 
 impl Started {
-    /// A VM and the loop for its devices.
-    pub fn new(running: Running, device_loop: LoopHandle) -> Self {
-        Started { running, device_loop }
+    /// A VM, the loop for its devices, and its guest's wishes.
+    pub fn new(running: Running, device_loop: LoopHandle, wishes: Wishes) -> Self {
+        Started { running, device_loop, wishes }
     }
 
     /// Carries out orders until the other end of `control` is closed. One comes when the one before is answered, so that each is a
@@ -48,9 +50,13 @@ impl Started {
                 let mut descriptors = descriptors.into_iter();
                 let tap = descriptors.next().ok_or("no tap came with the order")?;
                 let config = NetConfig { tap, mac, vhost: descriptors.next() };
-                let window = self.running.plug(Box::new(Net::new(config, self.device_loop.clone())));
-                let window = u32::try_from(window.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-                Ok(MonitorEvent::Done { window })
+                done(self.running.plug(Box::new(Net::new(config, self.device_loop.clone()))))
+            }
+            MonitorOrder::Grow { bytes } => done(self.running.grow(bytes, &self.device_loop)),
+            MonitorOrder::ReportFreePages => done(self.running.report_free_pages(&self.device_loop)),
+            MonitorOrder::HearWishes => {
+                self.wishes.considered();
+                Ok(MonitorEvent::Done { window: 0 })
             }
             MonitorOrder::Unplug { window } => {
                 let index = usize::try_from(window).map_err(|e| e.to_string())?;
@@ -60,4 +66,9 @@ impl Started {
             MonitorOrder::Console => Ok(MonitorEvent::Console { lines: reporter.console_lines() }),
         }
     }
+}
+
+fn done(window: Result<usize, VmError>) -> Result<MonitorEvent, String> {
+    let window = window.map_err(|error| error.to_string())?;
+    Ok(MonitorEvent::Done { window: u32::try_from(window).map_err(|error| error.to_string())? })
 }

@@ -28,6 +28,7 @@ fn config() -> MonitorConfig {
         id: "c1".into(),
         vcpus: 1,
         memory_mib: 64,
+        memory_most_mib: 64,
         kernel_arguments: String::new(),
         shares: vec![],
         cache: Default::default(),

@@ -49,6 +49,9 @@ impl Lease<'_> {
         {
             return Err(format!("window {window} is another container's"));
         }
+        if !matches!(order, MonitorOrder::Plug { .. } | MonitorOrder::Unplug { .. }) {
+            return Err("only network devices come and go by this connection".to_string());
+        }
         let window = self.pass_on(order, with)?;
         self.windows.retain(|one| *one != window);
         if matches!(order, MonitorOrder::Plug { .. }) {

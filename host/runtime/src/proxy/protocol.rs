@@ -70,8 +70,10 @@ pub struct ContainerOrder {
     pub network_devices: Vec<NetworkDevice>,
     /// Virtual CPUs.
     pub vcpus: u8,
-    /// Guest memory, MiB.
+    /// Guest memory at the start, MiB.
     pub memory_mib: u64,
+    /// What it may grow to, MiB.
+    pub memory_most_mib: u64,
     /// More of the guest kernel's command line.
     pub kernel_arguments: String,
     /// What the guest may cache of its files.

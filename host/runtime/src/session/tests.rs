@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Instant;
 
 use agent_protocol::agent::{
-    CreateContainerRequest, CreateContainerResponse, SignalProcessRequest, StartContainerResponse, WaitProcessResponse,
+    CreateContainerRequest, CreateContainerResponse, SignalProcessRequest, StartContainerResponse, UpdateMemoryRequest,
+    WaitProcessResponse,
 };
 use protobuf::Message;
 use tempfile::TempDir;
@@ -32,6 +33,8 @@ enum Asked {
     Start,
     Wait,
     Signal(u32),
+    /// Windows, bytes, and whether there is no more.
+    Memory(Vec<u32>, u64, bool),
     Shutdown,
 }
 
@@ -99,6 +102,10 @@ fn answer(
                 reply(connection, waiting.take().unwrap(), Ok(ended.write_to_bytes().unwrap()));
                 (Asked::Signal(signal), Vec::new())
             }
+            "UpdateMemory" => {
+                let request = UpdateMemoryRequest::parse_from_bytes(&request.payload).unwrap();
+                (Asked::Memory(request.windows, request.added_bytes, request.exhausted), Vec::new())
+            }
             // Nothing was killed, and the clock waits.
             "WaitOom" | "AdjustClock" => continue,
             "Shutdown" => (Asked::Shutdown, Vec::new()),
@@ -164,6 +171,7 @@ impl Lab {
             network: Network::Host,
             vcpus: 1,
             memory_mib: 64,
+            memory_most_mib: 1024,
             kernel_arguments: String::new(),
             cache: Default::default(),
             kernel: PathBuf::new(),
@@ -226,6 +234,47 @@ fn a_container_runs_gets_a_signal_and_ends() {
         signalled.handle(libc::SIGUSR1);
         assert_eq!(asked.recv().unwrap(), Asked::Signal(10));
         assert_eq!(asked.recv().unwrap(), Asked::Shutdown);
+    });
+    assert_eq!(result.unwrap(), End::Killed(10));
+}
+
+#[test]
+fn a_guest_that_wishes_for_memory_gets_some() {
+    let script = r#"read config <&3
+        while read order <&3; do case "$order" in
+            *'"grow"'*) echo '{"event":"done","window":13}' >&3 ;;
+            *'"report_free_pages"'*) echo '{"event":"done","window":12}' >&3 ;;
+            *'"hear_wishes"'*) echo '{"event":"done","window":0}' >&3 ;;
+            *) echo '{"event":"refused","message":"unknown"}' >&3 ;;
+        esac; done"#;
+    let lab = lab(script, Ok(()), true);
+    let growth = lab.session.growth.clone();
+    let result = lab.run(|signalled, asked| {
+        (0..3).for_each(|_| drop(asked.recv().unwrap()));
+        for (mib, windows, exhausted) in
+            [(256, &[13, 12][..], false), (512, &[13, 12], false), (896, &[13, 12], false), (896, &[], true)]
+        {
+            growth.wished();
+            assert_eq!(asked.recv().unwrap(), Asked::Memory(windows.to_vec(), mib << 20, exhausted));
+        }
+        signalled.handle(libc::SIGUSR1);
+        assert_eq!(asked.recv().unwrap(), Asked::Signal(10));
+        assert_eq!(asked.recv().unwrap(), Asked::Shutdown);
+        growth.wished();
+    });
+    assert_eq!(result.unwrap(), End::Killed(10));
+}
+
+#[test]
+fn a_monitor_that_cannot_plug_memory_in_is_the_end_of_growth() {
+    let script = r#"read config <&3; while read order <&3; do echo '{"event":"refused","message":"no"}' >&3; done"#;
+    let lab = lab(script, Ok(()), true);
+    let growth = lab.session.growth.clone();
+    let result = lab.run(|signalled, asked| {
+        (0..3).for_each(|_| drop(asked.recv().unwrap()));
+        growth.wished();
+        assert_eq!(asked.recv().unwrap(), Asked::Memory(vec![], 0, true));
+        signalled.handle(libc::SIGUSR1);
     });
     assert_eq!(result.unwrap(), End::Killed(10));
 }

@@ -10,7 +10,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemory as _, GuestMemoryRegio
 
 use super::{CommandLine, KernelImage, KernelImageError, load_file};
 use crate::layout;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, VmMemory};
 
 const START_INFO_MAGIC: u32 = 0x336e_c578;
 const MEMMAP_RAM: u32 = 1;
@@ -63,17 +63,18 @@ pub struct Entry {
 /// # Errors
 /// See [`BootError`]; guest memory is then in an undefined state.
 pub fn load(
-    memory: &GuestMemory,
+    vm: &VmMemory,
     kernel: &mut File,
     initramfs: &mut File,
     command_line: &CommandLine,
 ) -> Result<Entry, BootError> {
+    let memory = vm.guest.as_ref();
     let image = KernelImage::read(kernel)?;
     let kernel_end = load_kernel(memory, kernel, &image)?;
     let (address, size) = load_initramfs(memory, initramfs, kernel_end)?;
     let line = command_line.to_bytes()?;
     memory.write_slice(&line, GuestAddress(layout::CMDLINE)).map_err(|e| BootError::Parameters(e.to_string()))?;
-    write_start_info(memory, address, size)?;
+    write_start_info(vm, address, size)?;
     Ok(Entry { address: image.entry, start_info: layout::PVH_INFO })
 }
 
@@ -111,8 +112,8 @@ fn load_initramfs(memory: &GuestMemory, initramfs: &mut File, kernel_end: u64) -
     Ok((start, size))
 }
 
-fn write_start_info(memory: &GuestMemory, initramfs: u64, initramfs_size: u64) -> Result<(), BootError> {
-    let memmap = memory_map(memory);
+fn write_start_info(vm: &VmMemory, initramfs: u64, initramfs_size: u64) -> Result<(), BootError> {
+    let memmap = memory_map(vm);
     let module = start_info::hvm_modlist_entry { paddr: initramfs, size: initramfs_size, ..Default::default() };
     let info = start_info::hvm_start_info {
         magic: START_INFO_MAGIC,
@@ -127,16 +128,16 @@ fn write_start_info(memory: &GuestMemory, initramfs: u64, initramfs_size: u64) -
     let mut params = BootParams::new(&info, GuestAddress(layout::PVH_INFO));
     params.set_sections(&memmap, GuestAddress(layout::PVH_MEMMAP));
     params.set_modules(&[module], GuestAddress(layout::PVH_MODULES));
-    PvhBootConfigurator::write_bootparams(&params, memory).map_err(|e| BootError::Parameters(e.to_string()))
+    PvhBootConfigurator::write_bootparams(&params, vm.guest.as_ref()).map_err(|e| BootError::Parameters(e.to_string()))
 }
 
-fn memory_map(memory: &GuestMemory) -> Vec<start_info::hvm_memmap_table_entry> {
+fn memory_map(vm: &VmMemory) -> Vec<start_info::hvm_memmap_table_entry> {
     let entry = |addr, size, type_| start_info::hvm_memmap_table_entry { addr, size, type_, reserved: 0 };
     let mut map = vec![
         entry(0, layout::EBDA_START, MEMMAP_RAM),
         entry(layout::EBDA_START, layout::BASE_MEMORY_END - layout::EBDA_START, MEMMAP_RESERVED),
     ];
-    for region in memory.iter() {
+    for region in vm.boot_regions() {
         let start = region.start_addr().raw_value().max(layout::HIGH_MEMORY_START);
         let end = region.start_addr().raw_value() + region.len();
         map.push(entry(start, end - start, MEMMAP_RAM));
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_is_not_an_elf_image_is_refused() {
-        let memory = memory::allocate(64).unwrap();
+        let memory = memory::allocate_growing(64, 64).unwrap();
         for content in [&b""[..], b"\x7fELF", b"#!/bin/sh\n", &[0; 4096]] {
             let result = load(&memory, &mut file(content), &mut file(b""), &CommandLine::default());
             assert!(matches!(result, Err(BootError::Kernel(_))), "{result:?}");
@@ -179,7 +180,8 @@ mod tests {
 
     #[test]
     fn memory_map_leaves_out_the_mp_table_and_the_legacy_hole() {
-        let memory = memory::allocate(128).unwrap();
+        // Nor does memory that may come later belong there.
+        let memory = memory::allocate_growing(128, 1024).unwrap();
         let map = memory_map(&memory);
         let ram: Vec<_> = map.iter().filter(|e| e.type_ == MEMMAP_RAM).map(|e| (e.addr, e.addr + e.size)).collect();
         assert_eq!(ram, [(0, layout::MP_TABLE), (layout::HIGH_MEMORY_START, 128 << 20)]);

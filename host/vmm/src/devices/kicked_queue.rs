@@ -1,4 +1,4 @@
-//! A queue on the device loop whose chains are answered at once: the worker of rng and console.
+//! A queue on the device loop whose chains are answered at once: the worker of rng, console, balloon and mem.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;

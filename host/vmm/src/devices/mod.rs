@@ -8,11 +8,13 @@
 //! A guest that breaks the rules of a queue gets DEVICE_NEEDS_RESET (virtio 1.2, 2.1.2) and its queue is not looked at again
 //! until it resets the device: no error loop, no log flood.
 
+pub mod balloon;
 pub mod blk;
 mod budget;
 pub mod console;
 pub mod fs;
 mod kicked_queue;
+pub mod mem;
 pub mod net;
 pub mod rng;
 mod used;
@@ -203,6 +205,11 @@ pub trait VirtioDevice: Send {
     /// the same one wants EFD_SEMAPHORE, so that one kick wakes one of them.
     fn kick_flags(&self) -> i32 {
         libc::EFD_NONBLOCK
+    }
+
+    /// Changes whenever the configuration space has (4.2.2, ConfigGeneration). Those of most devices never change.
+    fn config_generation(&self) -> u32 {
+        0
     }
 
     /// Fills `data` from the device's configuration space at `offset`. Bytes beyond the space stay as they are (zero).

@@ -18,12 +18,26 @@ pub struct MmioBus {
 }
 
 struct Window {
-    /// Kept for a device that comes later; such a device can go again.
-    reserved: bool,
+    use_: Use,
     transport: Mutex<Option<MmioTransport>>,
 }
 
+/// What a window is there for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// A device that is there from the start, for good.
+    Fixed,
+    /// Any device that comes later; such a device can go again.
+    Reserved,
+    /// One certain device, which may come later, for good.
+    Kept,
+}
+
 impl Window {
+    fn new(use_: Use, transport: Option<MmioTransport>) -> Self {
+        Window { use_, transport: Mutex::new(transport) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<MmioTransport>> {
         self.transport.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -32,12 +46,17 @@ impl Window {
 impl MmioBus {
     /// Puts `transport` into the next window, for good.
     pub fn add(&mut self, transport: MmioTransport) {
-        self.windows.push(Window { reserved: false, transport: Mutex::new(Some(transport)) });
+        self.windows.push(Window::new(Use::Fixed, Some(transport)));
     }
 
     /// Keeps the next window for a device that comes later. Until then it reads as one without a device.
     pub fn reserve(&mut self) {
-        self.windows.push(Window { reserved: true, transport: Mutex::new(None) });
+        self.windows.push(Window::new(Use::Reserved, None));
+    }
+
+    /// Keeps the next window for one certain device, which others do not find. Until then it reads as one without a device.
+    pub fn keep(&mut self) {
+        self.windows.push(Window::new(Use::Kept, None));
     }
 
     /// How many windows there are.
@@ -45,14 +64,14 @@ impl MmioBus {
         self.windows.len()
     }
 
-    /// How many of them are kept for devices that come later, whether they are empty or not.
+    /// How many of them are reserved for any devices that come later, whether they are empty or not.
     pub fn reserved(&self) -> usize {
-        self.windows.iter().filter(|window| window.reserved).count()
+        self.windows.iter().filter(|window| window.use_ == Use::Reserved).count()
     }
 
     /// The first of those without a device.
     pub fn first_empty(&self) -> Option<usize> {
-        self.windows.iter().position(|window| window.reserved && window.lock().is_none())
+        self.windows.iter().position(|window| window.use_ == Use::Reserved && window.lock().is_none())
     }
 
     /// Puts `transport` into `window`: a vCPU sees all of the device from then on, and nothing of it before.
@@ -72,7 +91,7 @@ impl MmioBus {
     /// Empties `window`: once this returns, no vCPU is in the device or reaches it. `None` unless the window is one of
     /// those reserved and holds a device.
     pub fn take(&self, window: usize) -> Option<MmioTransport> {
-        self.windows.get(window).filter(|window| window.reserved)?.lock().take()
+        self.windows.get(window).filter(|window| window.use_ == Use::Reserved)?.lock().take()
     }
 
     /// A vCPU reads. Outside all windows it reads zeroes, as from nothing.

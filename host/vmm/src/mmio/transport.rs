@@ -101,8 +101,7 @@ impl MmioTransport {
             reg::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
             reg::VIRTIO_MMIO_STATUS => self.state.status | if self.interrupt.needs_reset() { NEEDS_RESET } else { 0 },
             reg::VIRTIO_MMIO_SHM_LEN_LOW | reg::VIRTIO_MMIO_SHM_LEN_HIGH => NO_SHARED_MEMORY,
-            // No device changes its configuration space, so its generation stays.
-            reg::VIRTIO_MMIO_CONFIG_GENERATION => 0,
+            reg::VIRTIO_MMIO_CONFIG_GENERATION => self.device.config_generation(),
             _ => 0,
         }
     }

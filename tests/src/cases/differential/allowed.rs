@@ -75,7 +75,7 @@ const LIST: &[Allowed] = &[
         &["without-cgroup", "only-mount"],
         "mount:/sys/fs/cgroup:directory shown",
         "/",
-        "/differential-*",
+        "/containers/differential-*",
         "above the container's cgroup is the agent's, which no container is shown",
     ),
     values(

@@ -91,8 +91,8 @@ struct Region {
     flags: u64,
 }
 
-/// [`crate::layout::memory_ranges`] makes no more.
-const MAX_REGIONS: usize = 2;
+/// [`crate::layout::memory_ranges`] makes two at most, and [`crate::layout::growth_range`] one.
+const MAX_REGIONS: usize = 3;
 
 /// struct vhost_memory with its regions.
 #[repr(C)]

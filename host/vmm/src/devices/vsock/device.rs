@@ -31,6 +31,10 @@ pub struct VsockConfig {
     pub ready_port: u32,
     /// Called once, on the device loop, when the guest first connects to `ready_port`. It must not block.
     pub on_ready: Box<dyn Fn() + Send + Sync>,
+    /// A host port where a connection is nothing but a message: it is refused.
+    pub bell_port: u32,
+    /// Called on the device loop whenever the guest connects to `bell_port`, which a hostile one may do without end. It must not block.
+    pub on_bell: Box<dyn Fn() + Send + Sync>,
 }
 
 /// What the device and its worker both need.
@@ -39,6 +43,8 @@ pub(super) struct Shared {
     pub ready_port: u32,
     pub listener: UnixListener,
     on_ready: Box<dyn Fn() + Send + Sync>,
+    pub bell_port: u32,
+    pub on_bell: Box<dyn Fn() + Send + Sync>,
     announced: AtomicBool,
     listening: AtomicBool,
 }
@@ -50,6 +56,8 @@ impl Shared {
             ready_port: config.ready_port,
             listener: config.listener,
             on_ready: config.on_ready,
+            bell_port: config.bell_port,
+            on_bell: config.on_bell,
             announced: AtomicBool::new(false),
             listening: AtomicBool::new(false),
         })

@@ -181,6 +181,9 @@ impl Muxer {
             self.refuse(&header);
             return;
         }
+        if header.dst_port == self.shared.bell_port && header.op == op::REQUEST {
+            (self.shared.on_bell)();
+        }
         let to_ready = header.dst_port == self.shared.ready_port;
         let key = if to_ready { self.from_guest.get(&header.src_port).copied() } else { Some(header.dst_port) };
         let known = key.and_then(|key| {

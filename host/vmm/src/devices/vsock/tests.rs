@@ -407,6 +407,22 @@ fn nothing_but_the_ready_port_can_be_reached_from_the_guest() {
 }
 
 #[test]
+fn a_connection_to_the_bell_is_a_message() {
+    let mut driver = Driver::booted();
+    for rung in 1..=3 {
+        driver.send(Driver::header(op::REQUEST, 6000, BELL_PORT), &[]);
+        assert_eq!(driver.expect(op::RST).dst_port, 6000);
+        assert_eq!(driver.bell_calls.load(Ordering::SeqCst), rung);
+    }
+    driver.send(Driver::header(op::RW, 6000, BELL_PORT), &[]);
+    driver.expect(op::RST);
+    driver.send(Driver::header(op::RST, 6000, BELL_PORT), &[]);
+    driver.send(Header { src_cid: 99, ..Driver::header(op::REQUEST, 6000, BELL_PORT) }, &[]);
+    driver.expect_silence();
+    assert_eq!(driver.bell_calls.load(Ordering::SeqCst), 3);
+}
+
+#[test]
 fn data_for_the_ready_port_is_thrown_away() {
     let mut driver = Driver::booted();
     let mut sent = 0;

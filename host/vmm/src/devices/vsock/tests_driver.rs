@@ -24,6 +24,7 @@ use crate::memory::GuestMemory;
 
 pub const CID: u64 = 3;
 pub const READY_PORT: u32 = 1024;
+pub const BELL_PORT: u32 = 1025;
 /// Longer than anything takes that works.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for what must not happen to happen.
@@ -68,6 +69,7 @@ pub struct Driver {
     pub device: Vsock,
     pub interrupt: Arc<Interrupt>,
     pub ready_calls: Arc<AtomicUsize>,
+    pub bell_calls: Arc<AtomicUsize>,
     pub path: PathBuf,
     event_loop: Option<EventLoop>,
     /// /proc directory of the loop's thread.
@@ -96,12 +98,18 @@ impl Driver {
         .unwrap();
         let ready_calls = Arc::new(AtomicUsize::new(0));
         let calls = Arc::clone(&ready_calls);
+        let bell_calls = Arc::new(AtomicUsize::new(0));
+        let rung = Arc::clone(&bell_calls);
         let config = VsockConfig {
             guest_cid: CID,
             listener: UnixListener::bind(&path).unwrap(),
             ready_port: READY_PORT,
             on_ready: Box::new(move || {
                 calls.fetch_add(1, Ordering::SeqCst);
+            }),
+            bell_port: BELL_PORT,
+            on_bell: Box::new(move || {
+                rung.fetch_add(1, Ordering::SeqCst);
             }),
         };
         let device = Vsock::new(config, event_loop.handle()).unwrap();
@@ -110,6 +118,7 @@ impl Driver {
             device,
             interrupt: Interrupt::new(EventFd::new(EFD_NONBLOCK).unwrap()),
             ready_calls,
+            bell_calls,
             path,
             event_loop: Some(event_loop),
             task: PathBuf::new(),

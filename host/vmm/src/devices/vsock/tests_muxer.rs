@@ -11,7 +11,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::device::{Shared, VsockConfig};
 use super::muxer::{FIRST_PORT, MAX_FROM_GUEST, MAX_REFUSALS, Muxer, SMALL_WINDOW, WINDOW, WINDOW_BUDGET, Watch};
 use super::packet::{Buffers, HEADER_LEN, Header, RxBuffer, TxPacket, op};
-use super::tests_driver::{CID, Driver, READY_PORT, Random};
+use super::tests_driver::{BELL_PORT, CID, Driver, READY_PORT, Random};
 use crate::memory::GuestMemory;
 
 /// Checks that sockets are added, changed and removed in order, as epoll would.
@@ -49,6 +49,8 @@ impl Bench {
             listener: UnixListener::bind(dir.path().join("s")).unwrap(),
             ready_port: READY_PORT,
             on_ready: Box::new(|| {}),
+            bell_port: BELL_PORT,
+            on_bell: Box::new(|| {}),
         };
         Bench {
             muxer: Muxer::new(Shared::new(config), limit),
