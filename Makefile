@@ -6,7 +6,7 @@ BIN    := target/$(ARCH)/release
 AGENT  := target/$(ARCH)/agent/sandbox-agent
 GUEST  := build/guest/vmlinux build/guest/initramfs.cpio
 
-.PHONY: help deps build binaries kernel lab-kernel bundles demo test test-docker lint bench fuzz lab install clean
+.PHONY: help deps build binaries kernel lab-kernel bundles demo test test-docker test-soak test-faults lint bench fuzz lab install clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,8 @@ help:
 	@echo 'make build     sandbox, guest kernel and initramfs (target/, build/guest/)'
 	@echo 'make test      unit, lab and integration tests, one line per suite'
 	@echo 'make test-docker  the lines that people type, on a real dockerd, with runc and with sandbox (an hour in the lab); writes docs/docker.md'
+	@echo 'make test-soak  200 docker runs in a row and 20 at once: nothing is left (40 minutes in the lab)'
+	@echo 'make test-faults  processes killed, disks full, greedy guests: only the container suffers'
 	@echo 'make lint      formatting, clippy, shell scripts, where unsafe code may be'
 	@echo 'make bench     measure, and write the table in docs/performance.md'
 	@echo 'make fuzz      fuzz targets, each for a minute; SECONDS_EACH=600 for longer'
@@ -52,6 +54,12 @@ test: deps
 
 test-docker: build
 	@tests/docker/test --write
+
+test-soak: build
+	@tests/docker/test --soak
+
+test-faults: build
+	@tests/docker/test --faults
 
 lint: deps
 	@tests/lint

@@ -1,8 +1,9 @@
 //! What is on the machine that a container could leave behind: taken before and after each case and compared.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Everything found, as sentences.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,25 @@ impl Census {
         Census(found)
     }
 
+    /// The same, with processes (all but this one, by number) and what lies in these directories.
+    pub fn of_machine(directories: &[PathBuf]) -> Census {
+        let mut census = Census::take();
+        for directory in directories {
+            walk(directory, false, &mut census.0);
+        }
+        for Process { pid, name, arguments, .. } in descendants(1) {
+            if pid != std::process::id() {
+                census.0.insert(format!("process {pid} {name} {arguments}"));
+            }
+        }
+        census
+    }
+
+    /// The sentences.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// What is there now and was not before, and mounts that are gone.
     pub fn since(&self, before: &Census) -> Vec<String> {
         let left = self.0.difference(&before.0).map(|what| format!("left behind: {what}"));
@@ -48,34 +68,53 @@ impl Census {
     }
 }
 
-/// Processes below this one, as `PID COMMAND`; with a subreaper these are all that were started and not waited for.
-pub fn descendants(root: u32) -> Vec<(u32, String)> {
-    let mut parents = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+/// A process, as /proc shows it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    parent: u32,
+    state: String,
+    name: String,
+    /// Its command line.
+    pub arguments: String,
+}
+
+impl Process {
+    fn read(pid: u32) -> Option<Process> {
         let stat = read(&format!("/proc/{pid}/stat"));
         // pid (comm) state ppid …; comm may hold anything, so count from its end.
-        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        let (head, tail) = stat.rsplit_once(')')?;
         let mut fields = tail.split_whitespace();
-        let (state, parent) = (fields.next().unwrap_or("?"), fields.next().and_then(|field| field.parse::<u32>().ok()));
-        if let Some(parent) = parent {
-            let name = head.split_once('(').map_or("?", |(_, name)| name);
-            let command = read(&format!("/proc/{pid}/cmdline")).replace('\0', " ");
-            parents.push((pid, parent, format!("{name} [{state}] {}", command.trim())));
-        }
+        let state = fields.next()?.to_owned();
+        let parent = fields.next()?.parse().ok()?;
+        let name = head.split_once('(').map_or("?", |(_, name)| name).to_owned();
+        let arguments = read(&format!("/proc/{pid}/cmdline")).replace('\0', " ").trim().to_owned();
+        Some(Process { pid, parent, state, name, arguments })
     }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {} [{}] {}", self.pid, self.name, self.state, self.arguments)
+    }
+}
+
+/// Processes below this one; with a subreaper these are all that were started and not waited for.
+pub fn descendants(root: u32) -> Vec<Process> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    let all: Vec<Process> = pids.filter_map(Process::read).collect();
     let mut below = BTreeSet::from([root]);
     let mut found = Vec::new();
     loop {
-        let next: Vec<_> =
-            parents.iter().filter(|(pid, parent, _)| below.contains(parent) && !below.contains(pid)).cloned().collect();
+        let is_next = |process: &&Process| below.contains(&process.parent) && !below.contains(&process.pid);
+        let next: Vec<Process> = all.iter().filter(is_next).cloned().collect();
         if next.is_empty() {
             return found;
         }
-        for (pid, _, command) in next {
-            below.insert(pid);
-            found.push((pid, command));
-        }
+        below.extend(next.iter().map(|process| process.pid));
+        found.extend(next);
     }
 }
 

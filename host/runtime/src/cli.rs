@@ -97,9 +97,9 @@ enum Command {
     Update(Box<more::UpdateArguments>),
     /// Print what a container uses
     Events(more::EventsArguments),
-    /// Not supported
+    /// Save a running container: not supported
     Checkpoint(more::Unsupported),
-    /// Not supported
+    /// Create a container from a checkpoint: not supported
     Restore(more::Unsupported),
     /// Write a config.json to begin with
     Spec(SpecArguments),
@@ -307,7 +307,8 @@ fn execute(command: Command, global: Global) -> Result<u8, CommandError> {
         Command::Delete(DeleteArguments { force, id }) => delete::delete(root, &id, force),
         Command::List(ListArguments { format, quiet }) => list::list(root, quiet, format),
         Command::Spec(SpecArguments { bundle, rootless }) => spec::write(&bundle, rootless).map_err(CommandError::from),
-        Command::Checkpoint(_) | Command::Restore(_) => Err(CommandError::NoCheckpoint),
+        Command::Checkpoint(_) => Err(CommandError::NoCheckpoint),
+        Command::Restore(_) => Err(CommandError::NoRestore),
         Command::Install(arguments) => arguments.install(),
         Command::Uninstall(arguments) => arguments.uninstall(),
         Command::Features => list::print(&features::document()),

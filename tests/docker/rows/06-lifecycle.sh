@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 check 'create, start, wait' 'docker create --runtime=$R --name $N bb sh -c "echo made; exit 3" >/dev/null; docker start -a $N; echo $?; docker wait $N; docker rm $N >/dev/null'
-check 'stop runs the handler' 'run -d --name $N bb sh -c "trap \"echo caught; exit 4\" TERM; echo up; while :; do sleep 0.2; done" >/dev/null; until_true 60 sh -c "$DOCKER logs $N | grep -q up"; docker stop -t 20 $N >/dev/null; docker logs $N; docker wait $N; docker rm $N >/dev/null'
+core check 'stop runs the handler' 'run -d --name $N bb sh -c "trap \"echo caught; exit 4\" TERM; echo up; while :; do sleep 0.2; done" >/dev/null; until_true 60 sh -c "$DOCKER logs $N | grep -q up"; docker stop -t 20 $N >/dev/null; docker logs $N; docker wait $N; docker rm $N >/dev/null'
 check 'stop kills in the end' 'run -d --name $N bb sleep 1000 >/dev/null; docker stop -t 1 $N >/dev/null; docker wait $N; docker rm $N >/dev/null'
 check 'kill -s' 'run -d --name $N bb sh -c "trap \"echo usr1\" USR1; echo up; while :; do sleep 0.2; done" >/dev/null; until_true 60 sh -c "$DOCKER logs $N | grep -q up"; docker kill -s USR1 $N >/dev/null; until_true 20 sh -c "$DOCKER logs $N | grep -q usr1"; docker logs $N; docker kill $N >/dev/null; docker wait $N; docker rm $N >/dev/null'
 check 'restart' 'run -d --name $N bb sh -c "date >/count.\$\$.\$RANDOM; ls / | grep -c count; sleep 1000" >/dev/null; sleep 2; docker restart -t 0 $N >/dev/null; until_true 60 sh -c "[ \$($DOCKER logs $N | wc -l) = 2 ]"; docker logs $N; docker rm -f $N >/dev/null'

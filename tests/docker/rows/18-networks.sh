@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-check 'names on a network' 'docker network create net-$N >/dev/null; run -d --name $N --network net-$N --network-alias alias1 bb sleep 1000 >/dev/null
+core check 'names on a network' 'docker network create net-$N >/dev/null; run -d --name $N --network net-$N --network-alias alias1 bb sleep 1000 >/dev/null
     run --rm --network net-$N bb sh -c "cat /etc/resolv.conf | grep nameserver; ping -c 1 -W 10 $N >/dev/null && echo by name; ping -c 1 -W 10 alias1 >/dev/null && echo by alias; nslookup nosuchname.invalid >/dev/null 2>&1 || echo no such name"
     docker rm -f $N >/dev/null; docker network rm net-$N >/dev/null'
 check 'links' 'run -d --name $N bb sleep 1000 >/dev/null; run --rm --link $N:other bb sh -c "ping -c 1 -W 10 other >/dev/null && echo linked; env | grep -c OTHER_NAME"; docker rm -f $N >/dev/null'

@@ -18,6 +18,7 @@ Runs the integration tests whose names hold one of the words, or all.
   --debian IMAGE     the Debian root file system (default: debian.ext4 in ~/.cache/sandbox/bundles)
   --shard I/N        of N parts of the tests the Ith, so that N machines share the work
   --list             print the names of the tests
+  --census           print what is on the machine that containers could leave behind; the words are directories to look into as well
   --keep             keep what failed tests leave in the work directory
   --verbose          print what tests print, even if they pass
   --slow N           multiply all time limits by N";
@@ -27,6 +28,7 @@ struct Options {
     work: PathBuf,
     debian: PathBuf,
     list: bool,
+    census: bool,
     keep: bool,
     verbose: bool,
     slow: u64,
@@ -44,6 +46,7 @@ fn options() -> Result<Options, String> {
         work: PathBuf::from(base),
         debian: cache.join("bundles/debian.ext4"),
         list: false,
+        census: false,
         keep: false,
         verbose: false,
         slow: 1,
@@ -59,6 +62,7 @@ fn options() -> Result<Options, String> {
             "--work" => options.work = PathBuf::from(value()?),
             "--debian" => options.debian = PathBuf::from(value()?),
             "--list" => options.list = true,
+            "--census" => options.census = true,
             "--keep" => options.keep = true,
             "--verbose" => options.verbose = true,
             "--slow" => options.slow = value()?.parse().map_err(|_| "--slow needs a number".to_owned())?,
@@ -92,6 +96,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if options.census {
+        let directories: Vec<PathBuf> = options.words.iter().map(PathBuf::from).collect();
+        for line in Census::of_machine(&directories).lines() {
+            println!("{line}");
+        }
+        return ExitCode::SUCCESS;
+    }
     let env = Env {
         case: String::new(),
         runtime: options.runtime.clone(),
@@ -293,15 +304,15 @@ fn processes_left(patience: Duration) -> Vec<String> {
         reap();
         let left = census::descendants(std::process::id());
         if left.is_empty() || start.elapsed() >= patience {
-            return left.into_iter().map(|(pid, command)| format!("{pid} {command}")).collect();
+            return left.iter().map(ToString::to_string).collect();
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 fn kill_descendants() {
-    for (pid, _) in census::descendants(std::process::id()) {
-        if let Some(pid) = Pid::from_raw(pid as i32) {
+    for process in census::descendants(std::process::id()) {
+        if let Some(pid) = Pid::from_raw(process.pid as i32) {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
     }

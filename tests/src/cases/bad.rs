@@ -343,8 +343,8 @@ fn monitor(run: &std::process::Child, id: &str) -> Option<Pid> {
     let title = format!("sandbox: {id}");
     census::descendants(run.id())
         .into_iter()
-        .find(|(_, command)| command.contains(&title))
-        .and_then(|(pid, _)| Pid::from_raw(pid as i32))
+        .find(|process| process.arguments.contains(&title))
+        .and_then(|process| Pid::from_raw(process.pid as i32))
 }
 
 fn monitor_killed(env: &Env) {

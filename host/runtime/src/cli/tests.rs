@@ -55,9 +55,33 @@ fn what_containerd_calls() {
         parse(&format!("{global} {rest}"));
     }
     parse("sandbox --rootless=true --criu /x list -q");
-    parse("sandbox checkpoint --image-path /i --leave-running c1");
     parse("sandbox spec --rootless -b /b");
     parse("sandbox --rootless auto features");
+}
+
+#[test]
+fn checkpoint_and_restore_are_refused_whatever_is_asked() {
+    let global = "sandbox --root /run/x --log /b/log.json --log-format json --systemd-cgroup";
+    let checkpoint = "checkpoint is not supported: a running micro-VM cannot be saved";
+    let restore = "restore is not supported: a micro-VM cannot go on from a checkpoint";
+    for (rest, words) in [
+        ("checkpoint --image-path /i --work-path /w --leave-running c1", checkpoint),
+        (
+            "checkpoint --tcp-established --ext-unix-sk --shell-job --file-locks --manage-cgroups-mode soft c1",
+            checkpoint,
+        ),
+        ("checkpoint", checkpoint),
+        ("restore --image-path /i --work-path /w --bundle /b --detach --pid-file /b/p --no-pivot c1", restore),
+        ("restore --console-socket /s --no-subreaper c1", restore),
+    ] {
+        let cli = parse(&format!("{global} {rest}"));
+        let log = Log::new(None, Format::Text);
+        let global =
+            Global { root: cli.root, log, settings: Ok(Settings::default()), systemd_cgroup: false, start_ns: 0 };
+        let error = execute(cli.command.expect("a command"), global).expect_err("refused");
+        assert!(error.to_string().starts_with(words), "{rest}: {error}");
+        assert_eq!(error.exit_status(), 1);
+    }
 }
 
 #[test]

@@ -176,8 +176,13 @@ pub enum CommandError {
     #[error("ps: conflicting format options")]
     PsFormats,
     /// No state of a container can be kept.
-    #[error("checkpoint and restore are not supported")]
+    #[error(
+        "checkpoint is not supported: a running micro-VM cannot be saved; `docker commit` or `docker cp` keep the container's files"
+    )]
     NoCheckpoint,
+    /// So there is none to begin with.
+    #[error("restore is not supported: a micro-VM cannot go on from a checkpoint; start the container without one")]
+    NoRestore,
     /// It must end first.
     #[error("cannot delete container {id} that is not stopped: {}", .status.word())]
     NotStopped {
