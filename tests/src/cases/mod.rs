@@ -11,6 +11,7 @@ mod filesystem;
 mod lifecycle;
 mod network;
 mod programs;
+mod queues;
 mod settings;
 mod shared;
 mod signals;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Case> {
         watching::CASES,
         lifecycle::CASES,
         network::CASES,
+        queues::CASES,
         shared::CASES,
         sockets::CASES,
         cgroup::CASES,
