@@ -70,7 +70,7 @@ fn connect(world: &World, created: &Created, outer: &str, subnet: &str) {
     let address = format!("{subnet}.2/24");
     let there = ["exec", &created.bundle.id, "sh", "-c", "cat /proc/net/fib_trie 2>/dev/null; ls /sys/class/net"];
     let there = || {
-        let shown = created.call(&there).ok();
+        let shown = created.call(&there).stdout;
         shown.contains(&format!("{subnet}.2")) && shown.contains("eth0")
     };
     wait_until(&address, there);
@@ -78,7 +78,7 @@ fn connect(world: &World, created: &Created, outer: &str, subnet: &str) {
 
 fn streams(created: &Created, arguments: &[&str]) -> String {
     let id = created.bundle.id.as_str();
-    created.call(&[&["exec", id, "python3", "-c", STREAMS], arguments].concat()).ok()
+    created.call(&[&["exec", id, "python3", "-c", STREAMS], arguments].concat()).ok().to_owned()
 }
 
 /// How many queues of the tap are in use, in the host's words.
