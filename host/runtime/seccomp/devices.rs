@@ -4,6 +4,8 @@ use super::{Group, any, is, when};
 
 /// linux/if_tun.h: _IOW('T', 208, unsigned int).
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+/// linux/if_tun.h: _IOW('T', 217, int).
+const TUNSETQUEUE: u32 = 0x4004_54d9;
 /// linux/vhost.h, each by the name without VHOST_.
 mod vhost {
     pub const SET_OWNER: u32 = 0xaf01;
@@ -51,6 +53,7 @@ pub const GROUPS: &[Group] = &[
         why: "a network device that the guest sets up: the tap, and vhost-net where the host has it",
         calls: &[
             when(libc::SYS_ioctl, &[is(1, TUNSETOFFLOAD)]),
+            when(libc::SYS_ioctl, &[is(1, TUNSETQUEUE)]),
             when(libc::SYS_ioctl, &[is(1, vhost::SET_OWNER)]),
             when(libc::SYS_ioctl, &[is(1, vhost::SET_FEATURES)]),
             when(libc::SYS_ioctl, &[is(1, vhost::SET_MEM_TABLE)]),

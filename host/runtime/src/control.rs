@@ -144,10 +144,13 @@ pub enum KeeperTask {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum MonitorOrder {
-    /// A network device. With the order come a tap and, maybe, `/dev/vhost-net`, as descriptors (SCM_RIGHTS).
+    /// A network device. With the order come, as descriptors (SCM_RIGHTS), a tap's queues and then as many times `/dev/vhost-net`, or
+    /// nothing more.
     Plug {
         /// Its address.
         mac: [u8; 6],
+        /// How many queues the tap has.
+        queues: usize,
     },
     /// The device in this window is to go; the guest's driver has let go of it.
     Unplug {

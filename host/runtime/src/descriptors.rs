@@ -8,9 +8,10 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use vmm::devices::net::MAX_QUEUE_PAIRS;
 
-/// Most that travel together.
-pub const MOST: usize = 2;
+/// Most that travel together: a network device's queues, each with its vhost.
+pub const MOST: usize = 2 * MAX_QUEUE_PAIRS;
 
 /// Sends at most [`MOST`] descriptors with `data`, which must not be empty.
 pub fn send(socket: BorrowedFd<'_>, descriptors: &[BorrowedFd<'_>], data: &[u8]) -> io::Result<()> {
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_travel_with_their_data() {
+    fn some_travel_with_their_data() {
         let (here, there) = UnixStream::pair().unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
         send(here.as_fd(), &[writer.as_fd(), here.as_fd()], b"data").unwrap();
@@ -58,6 +59,8 @@ mod tests {
         let mut got = [0];
         reader.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"x");
+        send(here.as_fd(), &[here.as_fd(); MOST], b"data").unwrap();
+        assert_eq!(receive(there.as_fd(), &mut data).unwrap().1.len(), MOST);
         drop((here, descriptors));
         assert_eq!(receive(there.as_fd(), &mut data).unwrap().0, 0);
     }

@@ -155,11 +155,11 @@ impl Session {
     }
 
     /// Has the guest get, from the time when its container is made, what this thread's network namespace has. `owner` is the container,
-    /// below a root, that has the micro-VM, where it is another one.
-    pub fn join_network(&self, owner: Option<(&Path, &Owner)>) -> Result<(), SessionError> {
+    /// below a root, that has the micro-VM, where it is another one; else that has so many CPUs.
+    pub fn join_network(&self, vcpus: u8, owner: Option<(&Path, &Owner)>) -> Result<(), SessionError> {
         let lent = owner.map(|(root, owner)| Lent::new(&self.id, root, owner)).transpose();
         let lent = lent.map_err(SessionError::setup("the network in another container's micro-VM"))?;
-        *self.interfaces() = Some(Interfaces::new(state::socket_in(self.state.as_fd()), lent)?);
+        *self.interfaces() = Some(Interfaces::new(state::socket_in(self.state.as_fd()), vcpus, lent)?);
         Ok(())
     }
 

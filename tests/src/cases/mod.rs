@@ -12,6 +12,7 @@ mod lifecycle;
 mod memory;
 mod network;
 mod programs;
+mod queues;
 mod settings;
 mod shared;
 mod signals;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Case> {
         watching::CASES,
         lifecycle::CASES,
         network::CASES,
+        queues::CASES,
         shared::CASES,
         sockets::CASES,
         cgroup::CASES,

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use vmm::devices::net::{Net, NetConfig};
+use vmm::devices::net::{Net, NetConfig, QueuePair};
 use vmm::event_loop::LoopHandle;
 use vmm::vm::{Running, VmError};
 
@@ -46,10 +46,8 @@ impl Started {
         reporter: &Reporter,
     ) -> Result<MonitorEvent, String> {
         match *order {
-            MonitorOrder::Plug { mac } => {
-                let mut descriptors = descriptors.into_iter();
-                let tap = descriptors.next().ok_or("no tap came with the order")?;
-                let config = NetConfig { tap, mac, vhost: descriptors.next() };
+            MonitorOrder::Plug { mac, queues } => {
+                let config = NetConfig { pairs: pairs(descriptors, queues)?, mac };
                 done(self.running.plug(Box::new(Net::new(config, self.device_loop.clone()))))
             }
             MonitorOrder::Grow { bytes } => done(self.running.grow(bytes, &self.device_loop)),
@@ -71,4 +69,36 @@ impl Started {
 fn done(window: Result<usize, VmError>) -> Result<MonitorEvent, String> {
     let window = window.map_err(|error| error.to_string())?;
     Ok(MonitorEvent::Done { window: u32::try_from(window).map_err(|error| error.to_string())? })
+}
+
+/// The first of the descriptors are the queues of a tap, the others the vhosts for them.
+fn pairs(mut descriptors: Vec<OwnedFd>, queues: usize) -> Result<Vec<QueuePair>, String> {
+    if queues == 0 || descriptors.len() < queues {
+        return Err(format!(
+            "a tap with {queues} queues was to come with the order, and {} descriptors came",
+            descriptors.len()
+        ));
+    }
+    let mut vhosts = descriptors.split_off(queues).into_iter();
+    Ok(descriptors.into_iter().map(|tap| QueuePair { tap, vhost: vhosts.next() }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tap_comes_with_all_its_queues() {
+        let came =
+            |count| (0..count).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect::<Vec<OwnedFd>>();
+        let with_vhost = |count, queues| -> Vec<bool> {
+            pairs(came(count), queues).unwrap().iter().map(|pair| pair.vhost.is_some()).collect()
+        };
+        assert_eq!(with_vhost(1, 1), [false]);
+        assert_eq!(with_vhost(4, 2), [true, true]);
+        assert_eq!(with_vhost(3, 2), [true, false]);
+        for (count, queues) in [(0, 0), (0, 1), (2, 0), (2, 3), (2, usize::MAX)] {
+            assert!(pairs(came(count), queues).is_err(), "{count} {queues}");
+        }
+    }
 }

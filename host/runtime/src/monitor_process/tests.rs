@@ -56,7 +56,7 @@ fn orders_are_answered() {
     let (monitor, _events) = monitor(script);
     assert_eq!(monitor.unplug(4).unwrap(), Ok(()));
     let (_reader, writer) = io::pipe().unwrap();
-    assert_eq!(monitor.plug([2; 6], &OwnedFd::from(writer), None).unwrap(), Err("no  room".to_string()));
+    assert_eq!(monitor.plug([2; 6], &[OwnedFd::from(writer)], &[]).unwrap(), Err("no  room".to_string()));
     monitor.end();
     assert!(monitor.unplug(4).is_err());
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use agent_protocol::MAX_INTERFACES;
 use agent_protocol::agent::{NetworkInterface, UpdateNetworkRequest};
+use vmm::devices::net::MAX_QUEUE_PAIRS;
 
 use super::multicast::AllGroups;
 use super::netlink::Netlink;
@@ -46,12 +47,17 @@ pub struct Interfaces {
     names: bool,
     /// Where the micro-VM is another container's.
     lent: Option<Arc<Lent>>,
+    /// Of each interface in the guest.
+    queue_pairs: usize,
 }
 
 impl Interfaces {
-    /// Of the network namespace of this thread; `socket` leads to the guest. Its windows are the monitor's, or those that are `lent`.
-    pub fn new(socket: PathBuf, lent: Option<Lent>) -> Result<Self, NetworkError> {
+    /// Of the network namespace of this thread; `socket` leads to the guest, which has so many CPUs. Its windows are the monitor's, or those
+    /// that are `lent`.
+    pub fn new(socket: PathBuf, vcpus: u8, lent: Option<Lent>) -> Result<Self, NetworkError> {
         let netlink = Netlink::new().map_err(NetworkError::scan("socket"))?;
+        // How many CPUs another container's micro-VM has is not known here.
+        let queue_pairs = if lent.is_some() { 1 } else { usize::from(vcpus).clamp(1, MAX_QUEUE_PAIRS) };
         Ok(Self {
             netlink,
             plugged: Vec::new(),
@@ -59,6 +65,7 @@ impl Interfaces {
             socket,
             names: false,
             lent: lent.map(Arc::new),
+            queue_pairs,
         })
     }
 
@@ -122,13 +129,13 @@ impl Interfaces {
 
     fn plug(&mut self, link: &Link, windows: &dyn Windows) -> Result<(), NetworkError> {
         let NetworkInterface { name, mac, mtu, .. } = &link.interface;
-        let tap =
-            Tap::open(&mut self.netlink, *mtu).map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
+        let tap = Tap::open(&mut self.netlink, *mtu, self.queue_pairs)
+            .map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
         let redirected = redirect::redirect(&mut self.netlink, tap.index, link.index)
             .and_then(|_| redirect::redirect(&mut self.netlink, link.index, tap.index));
         let queue = redirected.map_err(|source| NetworkError::Redirect { name: name.clone(), source })?;
         let address = <[u8; 6]>::try_from(mac.as_slice()).unwrap_or_default();
-        let plugged = match windows.plug(address, &tap.fd, vhost().as_ref()) {
+        let plugged = match windows.plug(address, &tap.queues, &vhosts(self.queue_pairs)) {
             Ok(plugged) => plugged.map_err(|reason| NetworkError::Plug { name: name.clone(), reason }),
             Err(error) => Err(error.into()),
         };
@@ -171,7 +178,8 @@ impl Drop for Interfaces {
     }
 }
 
-/// The host kernel's own network device for guests. Without it the monitor carries the frames.
-fn vhost() -> Option<OwnedFd> {
-    File::options().read(true).write(true).open("/dev/vhost-net").ok().map(OwnedFd::from)
+/// The host kernel's own network device for guests, once for each queue pair. Without it the monitor carries the frames.
+fn vhosts(queue_pairs: usize) -> Vec<OwnedFd> {
+    let open = || File::options().read(true).write(true).open("/dev/vhost-net").ok().map(OwnedFd::from);
+    (0..queue_pairs).map_while(|_| open()).collect()
 }

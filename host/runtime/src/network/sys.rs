@@ -8,14 +8,16 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 pub type Name = [u8; libc::IFNAMSIZ];
 
 /// Makes a tap behind an open `/dev/net/tun`, in the network namespace of this thread: whole Ethernet frames, each with a virtio-net header
-/// before it. `pattern` is its name, with `%d` for a number that is free. Gives the name.
-pub fn make_tap(tun: BorrowedFd<'_>, pattern: &CStr) -> io::Result<Name> {
+/// before it. `pattern` is its name, with `%d` for a number that is free. Gives the name. A tap that was made with `several` queues gets
+/// one more when it is made again by its name.
+pub fn make_tap(tun: BorrowedFd<'_>, pattern: &CStr, several: bool) -> io::Result<Name> {
     // SAFETY: ifreq is plain data.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(pattern.to_bytes().iter().take(libc::IFNAMSIZ - 1)) {
         *to = *from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let more = if several { libc::IFF_MULTI_QUEUE } else { 0 };
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     Ok(request.ifr_name.map(|byte| byte as u8))

@@ -25,10 +25,11 @@ const ANSWER_LIMIT: u64 = 4096;
 
 /// Where devices come and go.
 pub trait Windows {
-    /// Plugs a network device in, behind a tap and, if it is there, the host kernel's vhost-net. Gives its window, or the monitor's sentence.
-    fn plug(&self, mac: [u8; 6], tap: &OwnedFd, vhost: Option<&OwnedFd>) -> Result<Result<u32, String>, MonitorError> {
-        let descriptors: Vec<BorrowedFd<'_>> = [Some(tap), vhost].into_iter().flatten().map(AsFd::as_fd).collect();
-        self.order(&MonitorOrder::Plug { mac }, &descriptors)
+    /// Plugs a network device in, behind a tap's queues and, if it is there, the host kernel's vhost-net for each. Gives its window, or the
+    /// monitor's sentence.
+    fn plug(&self, mac: [u8; 6], queues: &[OwnedFd], vhosts: &[OwnedFd]) -> Result<Result<u32, String>, MonitorError> {
+        let descriptors: Vec<BorrowedFd<'_>> = queues.iter().chain(vhosts).map(AsFd::as_fd).collect();
+        self.order(&MonitorOrder::Plug { mac, queues: queues.len() }, &descriptors)
     }
 
     /// Takes the device in a window out, once the guest has let go of it.

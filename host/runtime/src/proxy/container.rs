@@ -92,7 +92,7 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     };
     let session = Arc::new(session);
     if order.network != Network::Host && !order.shares_network {
-        session.join_network(order.joined.as_ref().map(|owner| (order.root.as_path(), owner)))?;
+        session.join_network(order.vcpus, order.joined.as_ref().map(|owner| (order.root.as_path(), owner)))?;
     }
     session.listen(signals)?;
     session.boot(&order)?;

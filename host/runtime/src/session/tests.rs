@@ -346,11 +346,11 @@ fn others_in_the_micro_vm_are_lent_windows_until_they_are_gone() {
     });
     let lent = Lent::over(here, "c2", "c1").unwrap();
     let (_reader, writer) = std::io::pipe().unwrap();
-    let tap = OwnedFd::from(writer);
-    assert_eq!(lent.plug([2; 6], &tap, Some(&tap)).unwrap(), Ok(7));
+    let tap = [OwnedFd::from(writer)];
+    assert_eq!(lent.plug([2; 6], &tap, &tap).unwrap(), Ok(7));
     assert_eq!(lent.unplug(8).unwrap(), Err("window 8 is another container's".to_string()));
     assert_eq!(lent.unplug(7).unwrap(), Ok(()));
-    assert_eq!(lent.plug([2; 6], &tap, None).unwrap(), Ok(7));
+    assert_eq!(lent.plug([2; 6], &tap, &[]).unwrap(), Ok(7));
     // There is no guest to wait for.
     fs::remove_file(lab.directory.path().join("vsock.sock")).unwrap();
     drop(lent);

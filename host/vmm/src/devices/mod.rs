@@ -82,8 +82,8 @@ impl From<virtio_queue::Error> for QueueError {
 pub struct Interrupt {
     status: AtomicU32,
     needs_reset: AtomicBool,
-    /// See [`Interrupt::set_used_elsewhere`].
-    used_elsewhere: AtomicBool,
+    /// By how many; see [`Interrupt::set_used_elsewhere`].
+    used_elsewhere: AtomicU32,
     irq: EventFd,
 }
 
@@ -93,7 +93,7 @@ impl Interrupt {
         Arc::new(Interrupt {
             status: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
-            used_elsewhere: AtomicBool::new(false),
+            used_elsewhere: AtomicU32::new(0),
             irq,
         })
     }
@@ -129,14 +129,16 @@ impl Interrupt {
 
     /// Says whether the host's kernel uses the buffers and raises the irqfd by itself (vhost). Nothing here sees when it
     /// does, so InterruptStatus always says then that there may be used buffers, and a driver that is interrupted looks at
-    /// its queues.
+    /// its queues. It does so for several parts of a device, each of which says it once and takes it back once.
     pub fn set_used_elsewhere(&self, elsewhere: bool) {
-        self.used_elsewhere.store(elsewhere, Ordering::Release);
+        let count = |count: u32| Some(if elsewhere { count.saturating_add(1) } else { count.saturating_sub(1) });
+        // Never an error, as there always is a count.
+        let _ = self.used_elsewhere.fetch_update(Ordering::AcqRel, Ordering::Acquire, count);
     }
 
     /// InterruptStatus as the driver reads it.
     pub fn status(&self) -> u32 {
-        let elsewhere = self.used_elsewhere.load(Ordering::Acquire);
+        let elsewhere = self.used_elsewhere.load(Ordering::Acquire) > 0;
         let used = if elsewhere { virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_VRING } else { 0 };
         self.status.load(Ordering::Acquire) | used
     }
@@ -150,7 +152,7 @@ impl Interrupt {
     pub fn clear(&self) {
         self.status.store(0, Ordering::Release);
         self.needs_reset.store(false, Ordering::Release);
-        self.used_elsewhere.store(false, Ordering::Release);
+        self.used_elsewhere.store(0, Ordering::Release);
     }
 
     /// The irqfd, to be registered with KVM.
@@ -200,6 +202,12 @@ pub trait VirtioDevice: Send {
 
     /// Feature bits offered, [`F_VERSION_1`] among them.
     fn features(&self) -> u64;
+
+    /// How many of the queues, from the first on, a driver that accepted `features` sets up and the device is given. The others are not
+    /// looked at.
+    fn queues_in_use(&self, _features: u64) -> usize {
+        self.queue_sizes().len()
+    }
 
     /// Flags of the eventfd by which the driver kicks a queue. The device loop wants EFD_NONBLOCK; a pool of threads that sleep on
     /// the same one wants EFD_SEMAPHORE, so that one kick wakes one of them.

@@ -197,15 +197,16 @@ impl MmioTransport {
 
     fn try_activate(&mut self) -> Result<(), ActivateError> {
         let event_idx = self.state.driver_features & F_EVENT_IDX != 0;
+        let in_use = self.device.queues_in_use(self.state.driver_features);
         let mut queues = Vec::with_capacity(self.queues.len());
-        for (index, queue) in self.queues.iter_mut().enumerate() {
+        for (index, queue) in self.queues.iter_mut().take(in_use).enumerate() {
             queue.set_event_idx(event_idx);
             if !queue.is_valid(self.memory.as_ref()) {
                 return Err(ActivateError::InvalidQueue { index });
             }
             queues.push(std::mem::replace(queue, Queue::new(queue.max_size()).map_err(invalid_queue(index))?));
         }
-        let kicks = self.kicks.iter().map(EventFd::try_clone).collect::<Result<_, _>>()?;
+        let kicks = self.kicks.iter().take(in_use).map(EventFd::try_clone).collect::<Result<_, _>>()?;
         self.state.activated = true;
         self.device.activate(Activation {
             memory: Arc::clone(&self.memory),

@@ -62,6 +62,40 @@ fn append_all(
     (!open).then_some(bytes)
 }
 
+/// Takes apart a chain of which the driver writes the first part and the device the second: `readable` and `writable` become its buffers,
+/// without the empty ones. Returns how many bytes the first part is; `None` for a chain that has no end, buffers in another order, or one
+/// outside guest memory.
+pub(super) fn split(
+    mut chain: DescriptorChain<&GuestMemory>,
+    memory: &GuestMemory,
+    readable: &mut Vec<Piece>,
+    writable: &mut Vec<Piece>,
+) -> Option<usize> {
+    readable.clear();
+    writable.clear();
+    let mut bytes = 0usize;
+    let (mut open, mut second) = (true, false);
+    for descriptor in chain.by_ref().take(MAX_DESCRIPTORS) {
+        if second && !descriptor.is_write_only() {
+            return None;
+        }
+        second = descriptor.is_write_only();
+        open = descriptor.has_next();
+        let len = usize::try_from(descriptor.len()).ok()?;
+        if len == 0 {
+            continue;
+        }
+        memory.get_slice(descriptor.addr(), len).ok()?;
+        if second {
+            writable.push((descriptor.addr(), len));
+        } else {
+            readable.push((descriptor.addr(), len));
+            bytes = bytes.checked_add(len)?;
+        }
+    }
+    (!open).then_some(bytes)
+}
+
 /// Copies the beginning of `pieces` into `to`, as much as there is.
 ///
 /// # Errors

@@ -23,6 +23,10 @@ pub(super) const F_HOST_TSO6: u64 = 1 << net::VIRTIO_NET_F_HOST_TSO6;
 pub(super) const F_HOST_ECN: u64 = 1 << net::VIRTIO_NET_F_HOST_ECN;
 /// VIRTIO_NET_F_MRG_RXBUF: a received frame may take several chains.
 pub(super) const F_MRG_RXBUF: u64 = 1 << net::VIRTIO_NET_F_MRG_RXBUF;
+/// VIRTIO_NET_F_CTRL_VQ: there is a control queue.
+pub(super) const F_CTRL_VQ: u64 = 1 << net::VIRTIO_NET_F_CTRL_VQ;
+/// VIRTIO_NET_F_MQ: there are several queue pairs.
+pub(super) const F_MQ: u64 = 1 << net::VIRTIO_NET_F_MQ;
 
 /// Bytes of the header.
 pub(super) const HEADER_LEN: usize = 12;

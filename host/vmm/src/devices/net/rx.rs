@@ -41,7 +41,7 @@ enum Gathered {
     OutOfTurn,
 }
 
-/// Queue 0 (virtio 1.2, 5.1.2) and the frame that is on its way into it.
+/// The first queue of a pair (virtio 1.2, 5.1.2) and the frame that is on its way into it.
 pub(super) struct RxQueue {
     queue: Queue,
     features: u64,
@@ -63,6 +63,11 @@ impl RxQueue {
     /// The queue itself.
     pub fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// Loses the frame that waits, if one does.
+    pub fn forget_frame(&mut self) {
+        self.waiting = None;
     }
 
     /// Moves frames from the tap to the guest, for one turn.

@@ -1,11 +1,13 @@
 //! The ioctls of tap and vhost-net: the only unsafe code of the device. A seccomp filter has to allow these and no
 //! others.
 //!
-//! The device loop's thread makes those in [`IOCTLS`], at activation, and `VHOST_NET_SET_BACKEND` once more at reset:
+//! The device loop's thread makes those in [`IOCTLS`], at activation and when the driver changes the number of its queue pairs, and
+//! `VHOST_NET_SET_BACKEND` once more at reset:
 //!
 //! | request | number | argument |
 //! |---|---|---|
 //! | TUNSETOFFLOAD | 0x400454d0 | the flags |
+//! | TUNSETQUEUE | 0x400454d9 | `struct ifreq` |
 //! | VHOST_SET_OWNER | 0x0000af01 | none |
 //! | VHOST_SET_FEATURES | 0x4008af00 | `u64` |
 //! | VHOST_SET_MEM_TABLE | 0x4008af03 | [`MemoryTable`] |
@@ -28,6 +30,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::memory::GuestMemory;
 
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+const TUNSETQUEUE: u32 = 0x4004_54d9;
 const VHOST_GET_FEATURES: u32 = 0x8008_af00;
 const VHOST_SET_FEATURES: u32 = 0x4008_af00;
 const VHOST_SET_OWNER: u32 = 0x0000_af01;
@@ -40,8 +43,9 @@ const VHOST_SET_VRING_CALL: u32 = 0x4008_af21;
 const VHOST_NET_SET_BACKEND: u32 = 0x4008_af30;
 
 /// The ioctl requests of the device loop's thread.
-pub const IOCTLS: [u32; 10] = [
+pub const IOCTLS: [u32; 11] = [
     TUNSETOFFLOAD,
+    TUNSETQUEUE,
     VHOST_SET_OWNER,
     VHOST_SET_FEATURES,
     VHOST_SET_MEM_TABLE,
@@ -129,6 +133,18 @@ fn outcome(result: libc::c_int) -> io::Result<()> {
 pub(super) fn set_offload(tap: &File, flags: u32) -> io::Result<()> {
     // SAFETY: the argument is a number, and no memory is touched.
     outcome(unsafe { libc::ioctl(tap.as_raw_fd(), libc::Ioctl::from(TUNSETOFFLOAD), libc::c_ulong::from(flags)) })
+}
+
+/// Says whether `tap`, which is one queue of a tap with several, takes part in sending and receiving.
+///
+/// # Errors
+/// What the system says; EINVAL when it is so already.
+pub(super) fn set_queue(tap: &File, attached: bool) -> io::Result<()> {
+    let flags = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short };
+    let request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru };
+    // SAFETY: the request reads a struct ifreq, which lives through the call.
+    unsafe { set(tap, TUNSETQUEUE, &request) }
 }
 
 /// The features that vhost offers.
@@ -256,6 +272,7 @@ mod tests {
         let file = size_of::<RingFile>();
         let expected = [
             ioctl_expr(_IOC_WRITE, u32::from(b'T'), 208, 4),
+            ioctl_expr(_IOC_WRITE, u32::from(b'T'), 217, 4),
             vhost(_IOC_NONE, 1, 0),
             vhost(_IOC_WRITE, 0, 8),
             vhost(_IOC_WRITE, 3, std::mem::offset_of!(MemoryTable, regions)),
@@ -269,6 +286,7 @@ mod tests {
         assert_eq!(IOCTLS.map(libc::c_ulong::from), expected);
         assert_eq!(MAIN_IOCTLS.map(libc::c_ulong::from), [vhost(_IOC_READ, 0, 8)]);
         assert_eq!(libc::Ioctl::from(TUNSETOFFLOAD), libc::TUNSETOFFLOAD);
+        assert_eq!(libc::Ioctl::from(TUNSETQUEUE), libc::TUNSETQUEUE);
         assert_eq!(size_of::<Region>(), 32);
     }
 }

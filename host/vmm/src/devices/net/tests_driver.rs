@@ -16,7 +16,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::header::*;
-use super::{Net, NetConfig};
+use super::{Net, NetConfig, QueuePair};
 use crate::devices::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Interrupt, VirtioDevice};
 use crate::event_loop::EventLoop;
 use crate::memory::GuestMemory;
@@ -76,7 +76,7 @@ pub struct Driver {
     event_loop: Option<EventLoop>,
     /// /proc directory of the loop's thread.
     task: PathBuf,
-    rings: [Ring; 2],
+    rings: Vec<Ring>,
     irq: Epoll,
     next_head: u16,
 }
@@ -92,6 +92,22 @@ impl Driver {
     }
 
     pub fn around(tap: OwnedFd, vhost: Option<OwnedFd>, features: u64) -> Self {
+        Self::of_pairs(vec![QueuePair { tap, vhost }], features)
+    }
+
+    /// A driver of several pairs, and the host's ends of their taps.
+    pub fn with_pairs(count: usize, features: u64) -> (Self, Vec<UnixDatagram>) {
+        let ends = (0..count).map(|_| {
+            let (tap, host) = UnixDatagram::pair().unwrap();
+            tap.set_nonblocking(true).unwrap();
+            host.set_read_timeout(Some(PATIENCE)).unwrap();
+            (QueuePair { tap: tap.into(), vhost: None }, host)
+        });
+        let (pairs, hosts) = ends.unzip();
+        (Self::of_pairs(pairs, features), hosts)
+    }
+
+    pub fn of_pairs(pairs: Vec<QueuePair>, features: u64) -> Self {
         let task = Arc::new(Mutex::new(PathBuf::new()));
         let here = Arc::clone(&task);
         let event_loop = EventLoop::start(Arc::new(move |_| {
@@ -100,13 +116,13 @@ impl Driver {
         .unwrap();
         let mut driver = Driver {
             memory: Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap()),
-            device: Net::new(NetConfig { tap, mac: MAC, vhost }, event_loop.handle()),
+            device: Net::new(NetConfig { pairs, mac: MAC }, event_loop.handle()),
             interrupt: Interrupt::new(EventFd::new(EFD_NONBLOCK).unwrap()),
             features,
             kicks: Vec::new(),
             event_loop: Some(event_loop),
             task: PathBuf::new(),
-            rings: Default::default(),
+            rings: Vec::new(),
             irq: Epoll::new().unwrap(),
             next_head: 0,
         };
@@ -123,10 +139,12 @@ impl Driver {
         let irq = self.interrupt.irq().as_raw_fd();
         self.irq.ctl(ControlOperation::Add, irq, EpollEvent::new(EventSet::IN, 0)).unwrap();
         let mut queues = Vec::new();
-        for (index, ring) in self.rings.iter_mut().enumerate() {
+        self.rings.clear();
+        let in_use = self.device.queues_in_use(self.features);
+        for index in 0..in_use {
             let base = 0x10000 * (index as u64 + 1);
             self.memory.write_slice(&[0; 0x4000], GuestAddress(base)).unwrap();
-            *ring = Ring { base, ..Ring::default() };
+            let ring = Ring { base, ..Ring::default() };
             let mut queue = Queue::new(SIZE).unwrap();
             queue.try_set_desc_table_address(GuestAddress(base)).unwrap();
             queue.try_set_avail_ring_address(GuestAddress(ring.avail())).unwrap();
@@ -135,8 +153,9 @@ impl Driver {
             queue.set_ready(true);
             assert!(queue.is_valid(&*self.memory));
             queues.push(queue);
+            self.rings.push(ring);
         }
-        self.kicks = (0..2).map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect();
+        self.kicks = (0..in_use).map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect();
         self.device
             .activate(Activation {
                 memory: Arc::clone(&self.memory),
@@ -282,10 +301,48 @@ impl Driver {
 
     /// Sends `frame`, header included, in one descriptor, and waits until the device has given it back.
     pub fn send(&mut self, frame: &[u8]) {
+        self.send_by(0, frame);
+    }
+
+    /// By the transmitq of a pair.
+    pub fn send_by(&mut self, pair: usize, frame: &[u8]) {
+        let ring = 2 * pair + TX;
         self.memory.write_slice(frame, GuestAddress(FREE)).unwrap();
-        self.put_chain(TX, 0, &[(FREE, frame.len() as u32, 0, 0)]);
-        self.kick(TX);
-        assert_eq!(self.wait_used(TX), (0, 0));
+        self.put_chain(ring, 0, &[(FREE, frame.len() as u32, 0, 0)]);
+        self.kick(ring);
+        assert_eq!(self.wait_used(ring), (0, 0));
+    }
+
+    /// Gives the receiveq of a pair a buffer of 2,000 bytes, and the frame in it comes, if one does.
+    pub fn receive_by(&mut self, pair: usize, timeout: Duration) -> Option<Vec<u8>> {
+        let (ring, at) = (2 * pair + RX, FREE + 0x2000 * (pair as u64 + 1));
+        self.put_chain(ring, 0, &[(at, 2000, WRITE, 0)]);
+        self.kick(ring);
+        let (_, len) = self.wait_used_within(ring, timeout)?;
+        let mut bytes = vec![0; len as usize];
+        self.memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
+        Some(bytes)
+    }
+
+    /// Sends a command with room for its answer, which it returns.
+    pub fn command(&mut self, command: &[u8]) -> u8 {
+        let ring = self.rings.len() - 1;
+        self.memory.write_slice(command, GuestAddress(FREE)).unwrap();
+        self.memory.write_obj(0xeeu8, GuestAddress(FREE + 0x1000)).unwrap();
+        self.put_chain(ring, 0, &[(FREE, command.len() as u32, NEXT, 1), (FREE + 0x1000, 1, WRITE, 0)]);
+        self.kick(ring);
+        assert_eq!(self.wait_used(ring), (0, 1));
+        self.memory.read_obj(GuestAddress(FREE + 0x1000)).unwrap()
+    }
+
+    /// VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET. Whether it was carried out.
+    pub fn use_pairs(&mut self, count: u16) -> bool {
+        let [low, high] = count.to_le_bytes();
+        match self.command(&[4, 0, low, high]) {
+            0 => true,
+            1 => false,
+            other => panic!("answer {other}"),
+        }
     }
 
     pub fn wait_needs_reset(&self) {

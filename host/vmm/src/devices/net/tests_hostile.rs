@@ -13,10 +13,10 @@ use vm_memory::{Bytes, GuestAddress};
 const LEN: u32 = 100;
 const END: u64 = MEMORY as u64;
 /// An indirect table, in memory that nothing else uses.
-const TABLE: u64 = FREE + 0x10_0000;
+pub(super) const TABLE: u64 = FREE + 0x10_0000;
 
 /// Chains that are none, for a queue whose descriptors have `flags`; with what is in the indirect table.
-fn malformed(flags: u16) -> Vec<(&'static str, Vec<Desc>, Vec<Desc>)> {
+pub(super) fn malformed(flags: u16) -> Vec<(&'static str, Vec<Desc>, Vec<Desc>)> {
     let other = flags ^ WRITE;
     let (open, long) = (flags | NEXT, (0..1000).map(|i| (FREE, 1, flags | NEXT, i + 1)).collect());
     let direct: Vec<(&str, Vec<Desc>)> = vec![
@@ -46,7 +46,7 @@ fn malformed(flags: u16) -> Vec<(&'static str, Vec<Desc>, Vec<Desc>)> {
     all
 }
 
-fn write_table(driver: &Driver, table: &[Desc]) {
+pub(super) fn write_table(driver: &Driver, table: &[Desc]) {
     for (index, desc) in table.iter().enumerate() {
         driver.write_desc(TABLE, index as u16, *desc);
     }

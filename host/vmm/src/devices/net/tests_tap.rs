@@ -15,22 +15,27 @@ use super::tests_sys::open_tap;
 use crate::devices::{F_EVENT_IDX, F_VERSION_1, VirtioDevice};
 
 const HOST_MAC: &str = "02:00:00:00:00:01";
-const PORT: u16 = 7000;
+pub(super) const PORT: u16 = 7000;
 const OFFLOADS: u64 = F_CSUM | F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN;
 
-fn ip(arguments: &str) {
+pub(super) fn ip(arguments: &str) {
     let done = Command::new("ip").args(arguments.split(' ')).status().unwrap();
     assert!(done.success(), "ip {arguments}");
 }
 
 /// Sets up the host's side: 10.9.0.1; the guest is 10.9.0.2.
 fn tap() -> Option<OwnedFd> {
+    queues(1)?.pop()
+}
+
+/// The same, of a tap with so many queues.
+pub(super) fn queues(count: usize) -> Option<Vec<OwnedFd>> {
     if let Err(err) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
         println!("not run: no network namespace: {err}");
         return None;
     }
-    let tap = match open_tap() {
-        Ok(tap) => tap,
+    let queues = match (0..count).map(|_| open_tap(count > 1)).collect() {
+        Ok(queues) => queues,
         Err(err) => {
             println!("not run: no tap: {err}");
             return None;
@@ -39,11 +44,11 @@ fn tap() -> Option<OwnedFd> {
     ip(&format!("link set tap0 address {HOST_MAC} up"));
     ip("addr add 10.9.0.1/24 dev tap0");
     ip("neigh add 10.9.0.2 lladdr 02:00:00:00:00:07 dev tap0");
-    Some(tap)
+    Some(queues)
 }
 
 /// A frame from the guest to `PORT` of the host, with a checksum that is left to the device if `offload`.
-fn datagram(data: &[u8], offload: bool) -> Vec<u8> {
+pub(super) fn datagram(data: &[u8], offload: bool) -> Vec<u8> {
     let mut frame = vec![0; HEADER_LEN];
     frame.extend([2, 0, 0, 0, 0, 1]);
     frame.extend(MAC);
@@ -76,14 +81,18 @@ fn checksum(bytes: &[u8], start: u32) -> u16 {
     sum as u16
 }
 
+/// Whether a frame is a UDP datagram to the guest's `PORT`.
+pub(super) fn is_ours(frame: &[u8]) -> bool {
+    frame[24..26] == [8, 0] && frame[35] == 17 && frame[48..50] == PORT.to_be_bytes()
+}
+
 /// The next UDP datagram to the guest's `PORT`: its header's flags, and its data. The kernel has more to say on a new
 /// interface.
 fn receive_datagram(driver: &mut Driver) -> (u8, Vec<u8>) {
     loop {
         let (frame, count) = driver.receive();
         driver.give(usize::from(count), 1536);
-        let is_ours = frame[24..26] == [8, 0] && frame[35] == 17 && frame[48..50] == PORT.to_be_bytes();
-        if is_ours {
+        if is_ours(&frame) {
             return (frame[0], frame[54..].to_vec());
         }
     }
@@ -105,7 +114,7 @@ fn exchange(driver: &mut Driver, flags: u8) {
 }
 
 /// Runs `test` on a thread that can have a network namespace of its own.
-fn on_a_thread(test: fn()) {
+pub(super) fn on_a_thread(test: fn()) {
     std::thread::spawn(test).join().unwrap();
 }
 

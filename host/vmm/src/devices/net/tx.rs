@@ -11,7 +11,7 @@ use crate::devices::budget::Budget;
 use crate::devices::{Interrupt, QueueError, complete, next_chain, notify};
 use crate::memory::GuestMemory;
 
-/// Queue 1 (virtio 1.2, 5.1.2) and the place where a frame is put together: a tap takes each in one write.
+/// The second queue of a pair (virtio 1.2, 5.1.2) and the place where a frame is put together: a tap takes each in one write.
 pub(super) struct TxQueue {
     queue: Queue,
     frame: Box<[u8]>,

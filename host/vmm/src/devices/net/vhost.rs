@@ -4,6 +4,8 @@
 //! It is told where guest memory is, where the rings are, which eventfd is the driver's kick (the ioeventfd) and which
 //! interrupts the guest (the irqfd). It reads and writes the rings' addresses as they are given, so these are checked
 //! here over their whole length; the addresses in descriptors it looks up in the table of guest memory itself.
+//!
+//! Each queue pair has a vhost of its own, and with it a thread of the kernel's.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +24,7 @@ use crate::memory::GuestMemory;
 
 /// The features that are about rings and headers, and so vhost's. The others are the tap's.
 const RING_FEATURES: u64 = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | F_MRG_RXBUF;
-/// receiveq and transmitq have the same numbers in vhost.
+/// A pair's receiveq and transmitq, by their numbers in vhost.
 const QUEUES: usize = 2;
 
 /// Why vhost does not carry a device's frames.
@@ -42,7 +44,7 @@ pub(super) enum VhostError {
     /// A ring is not in one piece of guest memory.
     #[error("vhost: queue {0} is not in one piece of guest memory")]
     Ring(u32),
-    /// The second queue could not be started when the first one ran.
+    /// A queue could not be started, or stopped, when vhost had touched the rings.
     #[error("vhost: VHOST_NET_SET_BACKEND failed half way: {0}")]
     HalfWay(io::Error),
 }
@@ -51,7 +53,7 @@ fn failed(call: &'static str) -> impl Fn(io::Error) -> VhostError {
     move |reason| VhostError::Call { call, reason }
 }
 
-/// /dev/vhost-net, for one device.
+/// /dev/vhost-net, for one queue pair.
 pub(super) struct Vhost {
     fd: OwnedFd,
     features: u64,
@@ -164,6 +166,25 @@ impl Session {
         self.interrupt.set_used_elsewhere(true);
         sys::set_backend(&self.vhost.fd, 0, Some(tap)).map_err(failed("VHOST_NET_SET_BACKEND"))?;
         sys::set_backend(&self.vhost.fd, 1, Some(tap)).map_err(VhostError::HalfWay)
+    }
+
+    /// Has the kernel leave the queues alone; when this returns, it touches the rings no more. It remembers where in them it was.
+    ///
+    /// # Errors
+    /// [`VhostError::HalfWay`]: it may go on.
+    pub fn pause(&self) -> Result<(), VhostError> {
+        (0..QUEUES as u32)
+            .try_for_each(|index| sys::set_backend(&self.vhost.fd, index, None))
+            .map_err(VhostError::HalfWay)
+    }
+
+    /// Has it go on after that.
+    ///
+    /// # Errors
+    /// [`VhostError::HalfWay`].
+    pub fn resume(&self, tap: &File) -> Result<(), VhostError> {
+        let start = |index| sys::set_backend(&self.vhost.fd, index, Some(tap));
+        (0..QUEUES as u32).try_for_each(start).map_err(VhostError::HalfWay)
     }
 }
 

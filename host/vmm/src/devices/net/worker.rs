@@ -1,44 +1,36 @@
 //! The device on the device loop, from activation to reset.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::control::{ControlQueue, Request};
 use super::device::Shared;
-use super::rx::{Next, RxQueue};
-use super::tx::TxQueue;
-use super::vhost::{Session, VhostError};
-use super::{header, sys};
-use crate::devices::{ActivateError, Activation, Interrupt, QueueError};
-use crate::memory::GuestMemory;
+use super::header::{self, F_MQ};
+use super::pair::{Context, Pair, PairError, TOKENS};
+use super::setting::Setting;
+use super::sys;
+use crate::devices::{ActivateError, Activation};
 
-/// Tokens in epoll; the first two are the queues' indices.
-const RX: u32 = 0;
-const TX: u32 = 1;
-const TAP: u32 = 2;
-const TIMER: u32 = 3;
+/// Tokens in epoll, behind those of the pairs.
+const CONTROL: u32 = u32::MAX - 1;
+const TIMER: u32 = u32::MAX;
 
 /// An active device. It makes frames and buffers meet, or has vhost do so and sleeps.
 pub(super) struct Worker {
-    /// Dropped first: the kernel lets go of rings and memory before anything else does.
-    vhost: Option<Session>,
-    memory: Arc<GuestMemory>,
-    rx: RxQueue,
-    tx: TxQueue,
-    kicks: Vec<EventFd>,
-    interrupt: Arc<Interrupt>,
-    features: u64,
+    /// Those that the driver has set up. Dropped first, as the kernel may use them.
+    pairs: Vec<Pair>,
+    /// How many of them the driver uses, from the first on: one until it says otherwise (5.1.6.5.5).
+    used: usize,
+    control: Option<ControlQueue>,
+    context: Context,
     shared: Arc<Shared>,
-    /// Whether epoll watches the tap. While a frame waits for buffers it does not, as the tap would be readable all the
-    /// time.
-    watching: bool,
-    /// Nothing more comes from the tap.
-    tap_gone: bool,
-    /// Until the tap may be told of the driver's offloads; nothing is served before.
+    /// The queues are served; before, nothing is watched but the timer.
+    begun: bool,
+    /// Until the tap may be told of the driver's wishes.
     timer: Option<TimerFd>,
     /// The driver broke a queue: nothing is served until it resets the device.
     broken: bool,
@@ -46,181 +38,214 @@ pub(super) struct Worker {
 
 impl Worker {
     /// # Errors
-    /// When `activation` is not that of a device with two queues.
+    /// When `activation` has not the queues of a driver with its features.
     pub fn new(activation: Activation, shared: Arc<Shared>) -> Result<Self, ActivateError> {
         let got = activation.queues.len();
-        let mut queues = activation.queues.into_iter();
-        let (Some(rx), Some(tx)) = (queues.next(), queues.next()) else {
-            return Err(ActivateError::QueueCount { got, expected: 2 });
-        };
+        let Activation { memory, queues, kicks, interrupt, features } = activation;
+        let mut queues = queues.into_iter().zip(kicks);
+        let count = if features & F_MQ != 0 { shared.ends.len() } else { 1 };
+        let mut pairs = Vec::with_capacity(count);
+        for (token, end) in (0..).step_by(TOKENS as usize).zip(&shared.ends).take(count) {
+            let (Some((rx, rx_kick)), Some((tx, tx_kick))) = (queues.next(), queues.next()) else {
+                return Err(ActivateError::QueueCount { got, expected: 2 * count });
+            };
+            pairs.push(Pair::new(token, Arc::clone(end), [rx, tx], [rx_kick, tx_kick], features));
+        }
         Ok(Worker {
-            vhost: None,
-            memory: activation.memory,
-            rx: RxQueue::new(rx, activation.features),
-            tx: TxQueue::new(tx),
-            kicks: activation.kicks,
-            interrupt: activation.interrupt,
-            features: activation.features,
+            pairs,
+            used: 0,
+            control: queues.next().map(|(queue, kick)| ControlQueue::new(queue, kick)),
+            context: Context { memory, interrupt, features },
             shared,
-            watching: false,
-            tap_gone: false,
+            begun: false,
             timer: None,
             broken: false,
         })
+    }
+
+    /// How many of the tap's queues are to be in use at the beginning. A driver that can use all says soon how many it wants: until then
+    /// nothing is changed for it, and the frames of the others wait for it in the tap.
+    fn queues_at_first(&self) -> usize {
+        if self.context.features & F_MQ != 0 { self.attached().get() } else { 1 }
+    }
+
+    fn attached(&self) -> MutexGuard<'_, Setting<usize>> {
+        self.shared.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offloads(&self) -> MutexGuard<'_, Setting<u32>> {
+        self.shared.offloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A tap that refuses has no offloads, as one that was just opened has none; then the guest gets whole frames. If
     /// it kept those of an earlier driver, frames that this one does not understand are left out one by one
     /// ([`header::adapt`]). So a failure costs speed at most, and the device works on.
     fn set_offloads(&self) {
-        let flags = header::tap_offloads(self.features);
-        let mut offloads = self.shared.offloads.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = || sys::set_offload(&self.shared.tap, flags);
-        if let Err(err) = offloads.change(flags, Instant::now(), set) {
+        let Some(first) = self.shared.ends.first() else { return };
+        let flags = header::tap_offloads(self.context.features);
+        let set = |set: &mut u32| sys::set_offload(&first.tap, flags).map(|()| *set = flags);
+        if let Err(err) = self.offloads().change(flags, Instant::now(), set) {
             log::warn!("net: the tap's offloads cannot be set: {err}");
         }
     }
 
-    /// Whether vhost serves the queues from now on, or nobody.
-    fn start_vhost(&mut self, ops: &mut EventOps) -> bool {
-        let Some(vhost) = self.shared.vhost.as_ref().filter(|vhost| vhost.is_usable()) else { return false };
-        let queues = [self.rx.queue(), self.tx.queue()];
-        match vhost.start(&self.shared.tap, self.features, queues, &self.kicks, &self.memory, &self.interrupt) {
-            Ok(session) => self.vhost = Some(session),
-            // The kernel may have used buffers already: only the driver can begin anew.
-            Err(err @ VhostError::HalfWay(_)) => self.give_up(&err, ops),
-            Err(err) => {
-                log::warn!("net: {err}; carrying the frames without vhost");
-                return false;
+    /// Has the tap send and receive by its first `count` queues. Returns by how many it does.
+    fn attach(&self, count: usize) -> usize {
+        let tap = |index: usize| {
+            let end = self.shared.ends.get(index).ok_or(std::io::ErrorKind::NotFound)?;
+            std::io::Result::Ok(&end.tap)
+        };
+        let set = |attached: &mut usize| {
+            while *attached < count {
+                sys::set_queue(tap(*attached)?, true)?;
+                *attached += 1;
             }
+            while *attached > count {
+                sys::set_queue(tap(*attached - 1)?, false)?;
+                *attached -= 1;
+            }
+            std::io::Result::Ok(())
+        };
+        let mut attached = self.attached();
+        if let Err(err) = attached.change(count, Instant::now(), set) {
+            log::warn!("net: the tap's queues cannot be set: {err}");
         }
-        true
-    }
-
-    fn serve(&mut self, token: u32, events: EventSet, ops: &mut EventOps) -> Result<(), QueueError> {
-        match token {
-            TX => {
-                self.take_kick(TX);
-                if self.tx.serve(&self.shared.tap, &self.memory, &self.interrupt)? {
-                    self.kick_again(TX);
-                }
-                Ok(())
-            }
-            // A tap whose interface has been removed is in this state for good.
-            TAP if events.intersects(EventSet::ERROR | EventSet::HANG_UP) => {
-                self.lose_tap(ops);
-                Ok(())
-            }
-            TAP => self.serve_rx(ops),
-            _ => {
-                self.take_kick(RX);
-                self.serve_rx(ops)
-            }
-        }
-    }
-
-    fn serve_rx(&mut self, ops: &mut EventOps) -> Result<(), QueueError> {
-        let next = self.rx.serve(&self.shared.tap, &self.memory, &self.interrupt)?;
-        match next {
-            Next::Frame | Next::Buffers => {}
-            Next::Turn => self.kick_again(RX),
-            Next::TapGone => self.lose_tap(ops),
-        }
-        self.watch_tap(next == Next::Frame, ops);
-        Ok(())
+        attached.get()
     }
 
     /// Serves the queues from now on.
-    fn begin(&mut self, ops: &mut EventOps) {
+    fn begin(&mut self, ops: &mut EventOps) -> Result<(), PairError> {
+        self.begun = true;
         self.set_offloads();
-        if self.start_vhost(ops) {
-            return;
+        self.attach(self.queues_at_first());
+        self.start_pairs(1, ops)?;
+        if let Some(control) = &self.control {
+            let events = Events::with_data(control.kick(), CONTROL, EventSet::IN);
+            ops.add(events).map_err(PairError::watch("kicks"))?;
         }
-        for (token, kick) in (RX..).zip(&self.kicks) {
-            if let Err(err) = ops.add(Events::with_data(kick, token, EventSet::IN)) {
-                return self.give_up(&format_args!("cannot watch its kicks: {err:?}"), ops);
+        Ok(())
+    }
+
+    fn start_pairs(&mut self, count: usize, ops: &mut EventOps) -> Result<(), PairError> {
+        for pair in self.pairs.iter_mut().take(count).skip(self.used) {
+            pair.start(&self.context, ops)?;
+            self.used += 1;
+        }
+        Ok(())
+    }
+
+    /// Goes on later: a driver that changes its mind too often waits, and nobody else.
+    fn go_on_after(&mut self, wait: Duration, ops: &mut EventOps) -> Result<(), PairError> {
+        let mut timer = TimerFd::new().map_err(|err| PairError::Timer(err.into()))?;
+        timer.reset(wait, None).map_err(|err| PairError::Timer(err.into()))?;
+        let events = Events::with_data(self.timer.insert(timer), TIMER, EventSet::IN);
+        ops.add(events).map_err(PairError::watch("timer"))
+    }
+
+    fn serve(&mut self, token: u32, events: EventSet, ops: &mut EventOps) -> Result<(), PairError> {
+        match token {
+            TIMER => {
+                if let Some(timer) = self.timer.take() {
+                    let _ = ops.remove(Events::empty(&timer));
+                }
+                if self.begun { self.serve_control(ops) } else { self.begin(ops) }
             }
-        }
-        self.watch_tap(true, ops);
-    }
-
-    /// Does so later: a driver that changes its mind too often waits, and nobody else.
-    fn begin_after(&mut self, wait: Duration, ops: &mut EventOps) {
-        let armed = TimerFd::new().and_then(|mut timer| timer.reset(wait, None).map(|()| timer));
-        match armed.map(|timer| ops.add(Events::with_data(self.timer.insert(timer), TIMER, EventSet::IN))) {
-            Ok(Ok(())) => {}
-            Ok(Err(err)) => self.give_up(&format_args!("cannot watch its timer: {err:?}"), ops),
-            Err(err) => self.give_up(&format_args!("cannot make a timer: {err}"), ops),
+            CONTROL => self.serve_control(ops),
+            _ => match self.pairs.iter_mut().take(self.used).nth((token / TOKENS) as usize) {
+                Some(pair) => pair.serve(token % TOKENS, events, &self.context, ops),
+                None => Ok(()),
+            },
         }
     }
 
-    fn take_kick(&self, queue: u32) {
-        if let Some(kick) = self.kicks.get(queue as usize) {
-            // Level-triggered and non-blocking: that it was readable is all there is to know.
-            let _ = kick.read();
-        }
+    fn serve_control(&mut self, ops: &mut EventOps) -> Result<(), PairError> {
+        let Some(mut control) = self.control.take() else { return Ok(()) };
+        let served = self.serve_commands(&mut control, ops);
+        self.control = Some(control);
+        served
     }
 
-    /// Comes back to `queue` after the others.
-    fn kick_again(&self, queue: u32) {
-        if let Some(kick) = self.kicks.get(queue as usize) {
-            // Fails when the counter is full, that is, readable.
-            let _ = kick.write(1);
+    /// Answers the commands that wait, for one turn.
+    fn serve_commands(&mut self, control: &mut ControlQueue, ops: &mut EventOps) -> Result<(), PairError> {
+        let _ = control.kick().read();
+        // They are served in order, and the first one's time has not come.
+        if self.timer.is_some() {
+            return Ok(());
         }
+        for _ in 0..control.turn() {
+            let Some(command) = control.next(&self.context.memory)? else {
+                return Ok(control.notify(&self.context.memory, &self.context.interrupt)?);
+            };
+            let pairs = self.pairs_wanted(command.request);
+            if let Some(wait) = pairs.and_then(|pairs| self.attached().wait(pairs, Instant::now())) {
+                control.put_back(command);
+                control.notify(&self.context.memory, &self.context.interrupt)?;
+                return self.go_on_after(wait, ops);
+            }
+            let done = pairs.map_or(Ok(false), |pairs| self.use_pairs(pairs, ops))?;
+            control.answer(command, done, &self.context.memory)?;
+        }
+        control.notify(&self.context.memory, &self.context.interrupt)?;
+        // There may be more, of which the driver says nothing any more. Fails when it is readable anyway.
+        let _ = control.kick().write(1);
+        Ok(())
     }
 
-    fn watch_tap(&mut self, wanted: bool, ops: &mut EventOps) {
-        let wanted = wanted && !self.tap_gone;
-        if wanted == self.watching {
-            return;
-        }
-        let events = Events::with_data(&self.shared.tap, TAP, EventSet::IN);
-        let done = if wanted { ops.add(events) } else { ops.remove(events) };
-        match done {
-            Ok(()) => self.watching = wanted,
-            Err(err) => log::error!("net: cannot watch the tap: {err:?}"),
-        }
+    /// How many pairs a command asks for, if it may (5.1.6.5.5.1).
+    fn pairs_wanted(&self, request: Request) -> Option<usize> {
+        let Request::SetPairs(pairs) = request else { return None };
+        let allowed = self.context.features & F_MQ != 0 && (1..=self.pairs.len()).contains(&pairs.into());
+        allowed.then_some(pairs.into())
     }
 
-    fn lose_tap(&mut self, ops: &mut EventOps) {
-        if !std::mem::replace(&mut self.tap_gone, true) {
-            log::warn!("net: the tap is gone; the guest receives nothing more");
+    /// Serves the first `count` pairs and no others. False when the tap does not take part: then as many as it does.
+    fn use_pairs(&mut self, count: usize, ops: &mut EventOps) -> Result<bool, PairError> {
+        let before = self.used;
+        for pair in self.pairs.iter_mut().take(before).skip(count) {
+            pair.stop(ops)?;
         }
-        self.watch_tap(false, ops);
+        self.used = before.min(count);
+        let attached = self.attach(count);
+        self.start_pairs(attached.min(before.max(count)), ops)?;
+        Ok(self.used == count)
     }
 
     /// Leaves the device alone until the driver resets it: nothing in epoll.
-    fn give_up(&mut self, reason: &dyn std::fmt::Display, ops: &mut EventOps) {
+    fn give_up(&mut self, reason: &PairError, ops: &mut EventOps) {
         log::warn!("net: {reason}; the device waits for a reset");
         self.broken = true;
-        for kick in &self.kicks {
-            // Not there if it could not be added.
-            let _ = ops.remove(Events::empty(kick));
+        for pair in &mut self.pairs {
+            pair.give_up(ops);
         }
-        self.watch_tap(false, ops);
-        self.interrupt.set_needs_reset();
+        // Neither need be there.
+        if let Some(control) = &self.control {
+            let _ = ops.remove(Events::empty(control.kick()));
+        }
+        if let Some(timer) = self.timer.take() {
+            let _ = ops.remove(Events::empty(&timer));
+        }
+        self.context.interrupt.set_needs_reset();
     }
 }
 
 impl MutEventSubscriber for Worker {
     fn init(&mut self, ops: &mut EventOps) {
-        let offloads = self.shared.offloads.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = offloads.wait(header::tap_offloads(self.features), Instant::now());
-        drop(offloads);
-        match wait {
-            Some(wait) => self.begin_after(wait, ops),
+        let now = Instant::now();
+        let offloads = self.offloads().wait(header::tap_offloads(self.context.features), now);
+        let queues = self.queues_at_first();
+        let attached = self.attached().wait(queues, now);
+        let begun = match offloads.max(attached) {
+            Some(wait) => self.go_on_after(wait, ops),
             None => self.begin(ops),
+        };
+        if let Err(err) = begun {
+            self.give_up(&err, ops);
         }
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         if self.broken {
             return;
-        }
-        if let Some(timer) = self.timer.take() {
-            // The only thing that is watched.
-            let _ = ops.remove(Events::empty(&timer));
-            return self.begin(ops);
         }
         if let Err(err) = self.serve(events.data(), events.event_set(), ops) {
             self.give_up(&err, ops);
