@@ -68,6 +68,8 @@ bench: build bundles
 	@cargo build --release -p tests
 	@tests/on-kvm tests/bench
 	@tests/bench --write
+	@tests/docker/test --bench
+	@tests/bench-io --write
 
 fuzz: deps
 	@tests/fuzz $(SECONDS_EACH)

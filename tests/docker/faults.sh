@@ -44,7 +44,7 @@ others_go_on() (
 ended() { docker inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}' "$1"; }
 export -f writes longer whole goes_on tick ticks others_go_on ended
 CONTAINERD=$(pgrep -xo containerd)
-export CONTAINERD LIMIT=400
+export CONTAINERD LIMIT=400 SMALL=unix:///run/docker-small/sock
 
 killed_processes() {
     # An exit status of its own: the container did not end by itself, nor by a signal.
@@ -80,27 +80,26 @@ small_dockerd() {
     cat >/run/docker-test/small.json <<JSON
 { "data-root": "/data/small", "exec-root": "/run/docker-small", "pidfile": "/run/docker-small/pid", "hosts": ["$SMALL"],
   "storage-driver": "overlay2", "bridge": "none", "iptables": false, "ip-masq": false,
-  "containerd": "/run/containerd/containerd.sock", "containerd-namespace": "small", "containerd-plugin-namespace": "small-plugins",
+  "containerd": "/run/containerd/containerd.sock",
   "runtimes": { "sandbox": { "path": "$bin" } } }
 JSON
     for R in runc sandbox; do
         mkdir -p "/run/docker-small/runtime-$R"
         mount -t tmpfs -o size=512k,mode=711 state "/run/docker-small/runtime-$R"
     done
-    dockerd --config-file /run/docker-test/small.json >/run/docker-test/small.log 2>&1 &
+    dockerd --config-file /run/docker-test/small.json --containerd-namespace small --containerd-plugins-namespace small-plugins >/run/docker-test/small.log 2>&1 &
     small=$!
     DOCKER_HOST=$SMALL until_true 120 docker version && DOCKER_HOST=$SMALL need bb ||
         { echo 'the small dockerd does not start:'; tail -20 /run/docker-test/small.log; return 1; }
 }
 end_small_dockerd() {
-    kill "$small"
+    kill "$small" 2>/dev/null
     wait "$small"
     umount /run/docker-small/runtime-* /data/small
     rm -rf /run/docker-small /data/small /data/small.img
 }
 
 full_disks() {
-    export SMALL=unix:///run/docker-small/sock
     check 'the disk below the root is full' '
         export DOCKER_HOST=$SMALL
         run -d --name $N --network none bb sleep 1000 >/dev/null
