@@ -300,6 +300,11 @@ fn exec(env: &Env) {
         json!({"args": ["cat", "/proc/self/comm"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
     let file = env.file("process.json", process.to_string());
     assert_eq!(container.call(&["exec", "--process", file.to_str().expect("text"), id]).ok(), "cat");
+    // Names in another case are taken, as Go's JSON takes them.
+    let process =
+        json!({"ARGS": ["id", "-u"], "Cwd": "/", "env": ["PATH=/bin:/usr/bin"], "User": {"UID": 7, "gid": 0}});
+    let file = env.file("process.json", process.to_string());
+    assert_eq!(container.call(&["exec", "--process", file.to_str().expect("text"), id]).ok(), "7");
 }
 
 fn exec_detached(env: &Env) {
