@@ -65,6 +65,14 @@ fn info(pid: Pid, booted: u64) -> Option<ProcessInfo> {
         name: stat.name,
         virtual_bytes: stat.virtual_bytes,
         resident_bytes: stat.resident_bytes,
+        pgid: stat.pgid,
+        sid: stat.sid,
+        tpgid: stat.tpgid,
+        flags: stat.flags,
+        priority: stat.priority,
+        nice: stat.nice,
+        threads: stat.threads,
+        processor: stat.processor,
         ..Default::default()
     })
 }
@@ -74,11 +82,19 @@ struct Stat {
     name: String,
     state: String,
     ppid: i32,
+    pgid: i32,
+    sid: i32,
     terminal: u32,
+    tpgid: i32,
+    flags: u32,
     ticks: u64,
+    priority: i32,
+    nice: i32,
+    threads: u32,
     started: u64,
     virtual_bytes: u64,
     resident_bytes: u64,
+    processor: u32,
 }
 
 impl Stat {
@@ -88,15 +104,24 @@ impl Stat {
         let (_, name) = start.split_once('(')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        let signed = |index: usize| fields.get(index)?.parse::<i32>().ok();
         Some(Stat {
             name: name.to_owned(),
             state: (*fields.first()?).to_owned(),
-            ppid: fields.get(1)?.parse().ok()?,
-            terminal: fields.get(4)?.parse::<i32>().ok()? as u32,
+            ppid: signed(1)?,
+            pgid: signed(2)?,
+            sid: signed(3)?,
+            terminal: signed(4)? as u32,
+            tpgid: signed(5)?,
+            flags: number(6)? as u32,
             ticks: number(11)?.saturating_add(number(12)?),
+            priority: signed(15)?,
+            nice: signed(16)?,
+            threads: number(17)? as u32,
             started: number(19)?,
             virtual_bytes: number(20)?,
             resident_bytes: number(21)?.saturating_mul(PAGE),
+            processor: number(36)? as u32,
         })
     }
 }
@@ -126,11 +151,12 @@ mod tests {
 
     #[test]
     fn proc_is_read() {
-        let text =
-            "42 (a) b (c)) S 7 42 42 34817 42 4194304 1 0 0 0 5 6 0 0 20 0 1 0 1234 1000 1 18446744073709551615 0";
+        let text = "42 (a) b (c)) S 7 41 40 34817 39 4194304 1 0 0 0 5 6 0 0 25 5 2 0 1234 1000 1 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 3 0";
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.name.as_str(), stat.ppid, stat.ticks, stat.started), ("a) b (c)", 7, 11, 1234));
         assert_eq!((stat.state.as_str(), stat.virtual_bytes, stat.resident_bytes), ("S", 1000, PAGE));
+        assert_eq!((stat.pgid, stat.sid, stat.tpgid, stat.flags), (41, 40, 39, 4_194_304));
+        assert_eq!((stat.priority, stat.nice, stat.threads, stat.processor), (25, 5, 2, 3));
         assert_eq!(terminal(stat.terminal), "pts/1");
         assert!(Stat::parse("").is_none() && Stat::parse("1 (x) S 1").is_none());
         let me = info(Pid::from_raw(std::process::id() as i32).unwrap(), 1000).unwrap();

@@ -3,6 +3,7 @@
 //! All that can be found wrong without a micro-VM is found here, before one boots. What the text is made of is somebody else's:
 //! its size, the length of its lists and of each string are bounded, and a sentence shows no more than the beginning of a value.
 
+pub mod any_case;
 mod check;
 mod linux;
 mod parse;
@@ -18,6 +19,7 @@ use oci_spec::runtime::{Process, Spec};
 use crate::error::Plain;
 use crate::settings::Settings;
 
+pub use linux::warn_of_realtime;
 pub use parse::repair_process;
 pub use vm::VmRequest;
 
@@ -102,6 +104,12 @@ impl Bundle {
         let directory = fs::canonicalize(directory).map_err(read(directory))?;
         let text = parse::read(&directory.join("config.json"))?;
         Self::parse(directory, &text, settings)
+    }
+
+    /// What `directory`/config.json says, as far as it can be read at all.
+    pub fn spec_in(directory: &Path) -> Result<Spec, BundleError> {
+        let path = directory.join("config.json");
+        parse::spec(&path, &parse::read(&path)?)
     }
 
     /// Checks the text of a config.json in `directory`.

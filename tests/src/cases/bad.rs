@@ -116,7 +116,7 @@ fn wrong_types(env: &Env) {
 fn unsupported_fields(env: &Env) {
     for (pointer, value, word) in [
         ("/linux/intelRdt", json!({ "closID": "x" }), "intelRdt"),
-        ("/linux/resources", json!({ "cpu": { "realtimeRuntime": 10 } }), "linux.resources.cpu.realtimeRuntime"),
+        ("/linux/resources", json!({ "network": { "classID": 10 } }), "linux.resources.network.classID"),
         ("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "linux.seccomp.defaultAction"),
     ] {
         let bundle = env.bundle(Root::Busybox).set(pointer, value);

@@ -300,6 +300,11 @@ fn exec(env: &Env) {
         json!({"args": ["cat", "/proc/self/comm"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
     let file = env.file("process.json", process.to_string());
     assert_eq!(container.call(&["exec", "--process", file.to_str().expect("text"), id]).ok(), "cat");
+    // Names in another case are taken, as Go's JSON takes them.
+    let process =
+        json!({"ARGS": ["id", "-u"], "Cwd": "/", "env": ["PATH=/bin:/usr/bin"], "User": {"UID": 7, "gid": 0}});
+    let file = env.file("process.json", process.to_string());
+    assert_eq!(container.call(&["exec", "--process", file.to_str().expect("text"), id]).ok(), "7");
 }
 
 fn exec_detached(env: &Env) {
@@ -326,6 +331,21 @@ fn exec_detached(env: &Env) {
     let titles: Vec<&str> = table.ok().lines().next().expect("titles").split_ascii_whitespace().collect();
     assert_eq!(titles, ["PID", "TTY", "STAT", "TIME", "COMMAND"]);
     assert!(table.ok().contains("echo here"), "{table:?}");
+    let long = container.call(&["ps", id, "-l"]);
+    let titles: Vec<&str> = long.ok().lines().next().expect("titles").split_ascii_whitespace().collect();
+    assert_eq!(titles, "F S UID PID PPID C PRI NI ADDR SZ WCHAN TTY TIME CMD".split(' ').collect::<Vec<_>>());
+    let pids = |options: &[&str]| -> Vec<u32> {
+        let output = container.call(&[&["ps", id][..], options, &["-o", "pid"][..]].concat());
+        output.ok().lines().skip(1).map(|line| line.trim().parse().expect("a pid")).collect()
+    };
+    let (all, last_first) = (pids(&["-e"]), pids(&["-e", "--sort", "-pid"]));
+    assert!(
+        all.len() >= 2 && all.is_sorted() && last_first.is_sorted_by(|one, other| one > other),
+        "{all:?}, {last_first:?}"
+    );
+    let first = all.first().expect("a process").to_string();
+    assert_eq!(pids(&["-p", &first]), all.get(..1).expect("one"));
+    assert_eq!(container.call(&["ps", id, "-p", "x"]).code(), 1);
     assert_eq!(container.call(&["ps", id, "--no-such-option"]).code(), 1);
     // A signal comes by kill(2).
     kill_process(pid, Signal::TERM).expect("kill");

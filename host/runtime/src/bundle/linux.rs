@@ -230,10 +230,7 @@ fn limits_of_v1(resources: &LinuxResources) -> Result<(), BundleError> {
             );
         }
     }
-    if let Some(cpu) = resources.cpu() {
-        refuse(cpu.realtime_runtime().is_some_and(|time| time != 0), "cpu.realtimeRuntime")?;
-        refuse(cpu.realtime_period().is_some_and(|time| time != 0), "cpu.realtimePeriod")?;
-    }
+    warn_of_realtime(resources);
     if let Some(block) = resources.block_io() {
         refuse(block.leaf_weight().is_some_and(|weight| weight != 0), "blockIO.leafWeight")?;
         for (index, device) in block.weight_device().iter().flatten().enumerate() {
@@ -244,6 +241,20 @@ fn limits_of_v1(resources: &LinuxResources) -> Result<(), BundleError> {
     let Some(network) = resources.network() else { return Ok(()) };
     refuse(network.class_id().is_some_and(|id| id != 0), "network.classID")?;
     refuse(network.priorities().as_ref().is_some_and(|list| !list.is_empty()), "network.priorities")
+}
+
+/// As runc with cgroup v2, which takes such limits and has no file to write them to.
+pub fn warn_of_realtime(resources: &LinuxResources) {
+    let Some(cpu) = resources.cpu() else { return };
+    let given = [
+        ("realtimeRuntime", cpu.realtime_runtime().is_some_and(|time| time != 0)),
+        ("realtimePeriod", cpu.realtime_period().is_some_and(|time| time != 0)),
+    ];
+    for (key, _) in given.iter().filter(|(_, given)| *given) {
+        log::warn!(
+            "linux.resources.cpu.{key} is ignored: in cgroup v2, which the guest has, realtime processes have no limit of their own"
+        );
+    }
 }
 
 fn memory(resources: &LinuxResources) -> Result<(), BundleError> {

@@ -8,6 +8,7 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, Spec};
 use serde_json::{Value, error::Category};
 
+use super::any_case::{self, AnyCase, field};
 use super::{BundleError, brief, invalid};
 
 /// No more is read. A large configuration has some hundred kilobytes.
@@ -49,7 +50,7 @@ pub fn spec(path: &Path, text: &[u8]) -> Result<Spec, BundleError> {
         let value: Value = serde_json::from_slice(text).map_err(|error| json_error(path, None, &error))?;
         bounded(&value, &mut Vec::new())?;
     }
-    let spec = match serde_json::from_slice(text) {
+    let spec = match any_case::from_slice(text) {
         Ok(spec) => spec,
         Err(error) if error.classify() == Category::Data => with_repairs(path, text)?,
         Err(error) => return Err(json_error(path, None, &error)),
@@ -73,37 +74,40 @@ fn json_error(path: &Path, field: Option<&str>, error: &serde_json::Error) -> Bu
 
 /// What other runtimes take and the types do not is put right. If there is nothing of that kind, the error names its field.
 fn with_repairs(path: &Path, text: &[u8]) -> Result<Spec, BundleError> {
-    let error = match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(text)) {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let error = match serde_path_to_error::deserialize(AnyCase::new(&mut json)) {
         Ok(spec) => return Ok(spec),
         Err(error) => error,
     };
-    let field = error.path().to_string();
-    let located = json_error(path, Some(brief(&field).as_str()).filter(|field| *field != "."), error.inner());
+    let place = error.path().to_string();
+    let located = json_error(path, Some(brief(&place).as_str()).filter(|place| *place != "."), error.inner());
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else { return Err(located) };
     if !repair(&mut value) {
         return Err(located);
     }
-    let result: Result<Spec, _> = serde_path_to_error::deserialize(value);
+    let result: Result<Spec, _> = serde_path_to_error::deserialize(AnyCase::new(value));
     // Of two mistakes the one that was not repaired; it has no line here.
     result.map_err(|error| match error.path().to_string() {
-        again if again == field => located,
-        field => invalid(brief(&field), brief(&error.inner().to_string())),
+        again if again == place => located,
+        other => invalid(brief(&other), brief(&error.inner().to_string())),
     })
 }
 
 fn repair(config: &mut Value) -> bool {
-    config.get_mut("process").is_some_and(repair_process)
+    config.as_object_mut().and_then(|config| field(config, "process")).is_some_and(repair_process)
 }
 
 /// Puts right what other runtimes take of an OCI process; says whether there was anything.
 pub fn repair_process(process: &mut Value) -> bool {
     let Some(process) = process.as_object_mut() else { return false };
-    let mut repaired = false;
-    if process.get("user").is_none_or(Value::is_null) {
-        process.insert("user".to_string(), serde_json::json!({"uid": 0, "gid": 0}));
-        repaired = true;
+    let root = || serde_json::json!({"uid": 0, "gid": 0});
+    let mut repaired = true;
+    match field(process, "user") {
+        Some(user) if user.is_null() => *user = root(),
+        Some(_) => repaired = false,
+        None => drop(process.insert("user".to_string(), root())),
     }
-    for set in process.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flatten() {
+    for set in field(process, "capabilities").and_then(Value::as_object_mut).into_iter().flatten() {
         repaired |= drop_unknown_capabilities(set.0, set.1);
     }
     repaired

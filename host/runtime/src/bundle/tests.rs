@@ -37,6 +37,18 @@ fn a_good_bundle_is_accepted() {
 }
 
 #[test]
+fn names_in_another_case_are_taken_and_repaired() {
+    let text = r#"{"OciVersion": "1.0.2", "Root": {"Path": "rootfs"}, "LINUX": {"Namespaces": [{"Type": "mount"}]},
+        "Process": {"Args": ["sh"], "cwd": "/", "User": null, "Capabilities": {"Bounding": ["CAP_KILL", "CAP_UNHEARD_OF"]}}}"#;
+    let bundle = load(text).unwrap();
+    let process = bundle.spec.process().as_ref().unwrap();
+    assert_eq!((process.args().as_deref().unwrap(), process.user().uid()), (&["sh".to_string()][..], 0));
+    assert_eq!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
+    let twice = load(r#"{"ociVersion": "1.0.2", "root": {"path": "a"}, "Root": {"path": "b"}}"#).unwrap_err();
+    assert!(twice.to_string().contains("duplicate field `root`"), "{twice}");
+}
+
+#[test]
 fn missing_config_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let text = Bundle::load(directory.path()).unwrap_err().to_string();
@@ -395,8 +407,6 @@ fn the_vm_section_asks_for_what_is_listed() {
 #[test]
 fn limits_of_cgroup_v1_are_refused() {
     for (resources, field) in [
-        (json!({"cpu": {"realtimeRuntime": 1}}), "cpu.realtimeRuntime"),
-        (json!({"cpu": {"realtimePeriod": 1}}), "cpu.realtimePeriod"),
         (json!({"blockIO": {"leafWeight": 10}}), "blockIO.leafWeight"),
         (
             json!({"blockIO": {"weightDevice": [{"major": 1, "minor": 2, "leafWeight": 10}]}}),
@@ -412,8 +422,15 @@ fn limits_of_cgroup_v1_are_refused() {
         );
     }
     let mut config = good();
-    let nothing = json!({"memory": {}, "cpu": {"realtimePeriod": 0}, "network": {}});
+    let nothing = json!({"memory": {}, "cpu": {}, "network": {}});
     config["linux"]["resources"] = nothing;
+    load(&config.to_string()).unwrap();
+}
+
+#[test]
+fn limits_of_realtime_have_no_effect() {
+    let mut config = good();
+    config["linux"]["resources"] = json!({"cpu": {"realtimeRuntime": 950_000, "realtimePeriod": 1_000_000}});
     load(&config.to_string()).unwrap();
 }
 

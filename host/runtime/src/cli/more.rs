@@ -124,7 +124,7 @@ pub(super) struct PsArguments {
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 
-    /// Name of the container, and options of ps(1) that choose columns [default: -ef]
+    /// Name of the container, and options of ps(1) that choose columns, processes by their pids in the guest and their order: -o, -l, -j, -p, --sort, … [default: -ef]
     #[arg(value_name = "ID", num_args = 1.., required = true, trailing_var_arg = true)]
     words: Vec<String>,
 }

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
 use super::{CommandError, bounded};
-use crate::bundle::repair_process;
+use crate::bundle::{Bundle, any_case, repair_process};
 use crate::state::Record;
 
 /// The command line's side of it.
@@ -42,10 +42,8 @@ pub(super) fn build(wanted: &Wanted, record: &Record) -> Result<Process, Command
     let mut process = match &wanted.file {
         Some(path) => read(path).map_err(CommandError::file("--process", path))?,
         None => {
-            let path = record.bundle.join("config.json");
             // By way of its type: the fields that are changed are what they should be.
-            let spec = read(&path).and_then(|spec| Ok(serde_json::from_value::<Spec>(spec)?));
-            let spec = spec.map_err(CommandError::file("the container's", &path))?;
+            let spec = Bundle::spec_in(&record.bundle)?;
             let mut process = json!(spec.process().as_ref().ok_or(CommandError::NoArguments)?);
             change(&mut process, wanted)?;
             process
@@ -54,7 +52,7 @@ pub(super) fn build(wanted: &Wanted, record: &Record) -> Result<Process, Command
     repair_process(&mut process);
     let option = wanted.file.as_deref().unwrap_or(Path::new("config.json"));
     let invalid = |error: serde_json::Error| CommandError::file("--process", option)(error.into());
-    let mut process: Process = serde_json::from_value(process).map_err(invalid)?;
+    let mut process: Process = any_case::from_value(process).map_err(invalid)?;
     if process.args().as_deref().unwrap_or_default().is_empty() {
         return Err(CommandError::NoArguments);
     }

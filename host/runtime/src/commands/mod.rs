@@ -166,9 +166,14 @@ pub enum CommandError {
     /// The guest's kernel has no such module.
     #[error("{0} is not supported (the guest's kernel has neither AppArmor nor SELinux)")]
     NoSecurityModule(&'static str),
-    /// It chooses processes, or shows what the guest's agent does not tell.
-    #[error("ps: option {0:?} is not supported: give -e, -f, -x, a, x, u, w or -o COLUMNS")]
+    /// It asks for what the guest's agent does not tell, or lacks what must follow it.
+    #[error(
+        "ps: option {0:?} is not supported: give -e, -f, -F, -l, -ly, -j, -a, -d, a, x, u, l, j, w, -o COLUMNS, -p PIDS, --ppid PIDS or --sort COLUMNS; all others are those of a ps in the container (sandbox exec)"
+    )]
     PsOption(String),
+    /// They are not ids of processes.
+    #[error("ps: process ID list {0:?} is not numbers of processes, separated by commas")]
+    PsIds(String),
     /// There is no such column, or the guest's agent does not tell it.
     #[error("ps: column {0:?} is not supported")]
     PsColumn(String),

@@ -2,6 +2,7 @@
 
 mod columns;
 mod options;
+mod selection;
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use super::list::{Format, print};
 use super::{CommandError, ended_or, find, reach};
 use crate::state::{Status, execs};
 
-/// Prints the processes. Options are those of ps(1).
+/// Prints the processes. Options are those of ps(1): as with runc they choose among the container's own.
 pub fn ps(root: &Path, id: &str, format: Format, options: &[String]) -> Result<(), CommandError> {
     let (state, record) = find(root, id)?;
     let runs = record.status() != Status::Stopped;
@@ -23,13 +24,13 @@ pub fn ps(root: &Path, id: &str, format: Format, options: &[String]) -> Result<(
             print(&(serde_json::to_string(&pids).unwrap_or_default() + "\n"))
         }
         Format::Table => {
-            let columns = options::columns(options)?;
+            let (columns, selection) = options::chosen(options)?;
             let processes = match runs {
                 true => reach(&state, &record)?.processes().map_err(|error| ended_or(&record, error.into()))?,
                 false => Vec::new(),
             };
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            print(&columns::table(&columns, &processes, now))
+            print(&columns::table(&columns, &selection.of(processes, now), now))
         }
     }
 }

@@ -8,6 +8,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use super::{CommandError, bounded, ended_or, find_locked, reach};
+use crate::bundle::{any_case, warn_of_realtime};
 use crate::state::Status;
 
 /// What the command line asks for.
@@ -34,7 +35,10 @@ pub fn update(root: &Path, id: &str, limits: &Limits) -> Result<(), CommandError
     };
     let option = limits.file.as_deref().unwrap_or(Path::new("-"));
     let invalid = |error: serde_json::Error| CommandError::file("--resources", option)(error.into());
-    let resources: LinuxResources = serde_json::from_slice(&text).map_err(invalid)?;
+    let resources: LinuxResources = any_case::from_slice(&text).map_err(invalid)?;
+    warn_of_realtime(&resources);
+    // The guest reads the specification's own names.
+    let text = serde_json::to_vec(&resources).map_err(invalid)?;
     let guest = reach(&state, &record)?;
     // The guest enforces them, so it comes first; it refuses what it cannot do.
     guest.update(text).map_err(|error| ended_or(&record, error.into()))?;

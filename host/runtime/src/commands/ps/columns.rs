@@ -1,5 +1,7 @@
 //! The columns of ps(1) for what the guest's agent tells of a process.
 
+use std::cmp::Ordering;
+
 use agent_protocol::agent::ProcessInfo;
 
 use crate::error::shown;
@@ -11,41 +13,91 @@ const DAY: u64 = 86_400;
 /// One column.
 #[derive(Debug)]
 pub(super) struct Column {
-    /// What `-o` calls it.
+    /// What `-o` and `--sort` call it.
     names: &'static [&'static str],
     title: &'static str,
     /// Characters: negative where the text begins at the left.
     width: i8,
-    value: fn(&ProcessInfo, u64) -> String,
+    value: Value,
 }
 
-/// Those that `-o` takes, and, without a name, those of the usual formats.
-const COLUMNS: [Column; 25] = [
-    Column { names: &["pid", "tgid"], title: "PID", width: 5, value: |p, _| p.pid.to_string() },
-    Column { names: &["ppid"], title: "PPID", width: 5, value: |p, _| p.ppid.to_string() },
-    Column { names: &["user", "euser", "uname"], title: "USER", width: -8, value: |p, _| user(p.uid) },
-    Column { names: &[], title: "UID", width: -8, value: |p, _| user(p.uid) },
-    Column { names: &["uid"], title: "UID", width: 5, value: |p, _| p.uid.to_string() },
-    Column { names: &["euid"], title: "EUID", width: 5, value: |p, _| p.uid.to_string() },
-    Column { names: &["c"], title: "C", width: 2, value: |p, now| (permille(p, now) / 10).min(99).to_string() },
-    Column { names: &["pcpu", "%cpu"], title: "%CPU", width: 4, value: |p, now| tenths(permille(p, now)) },
-    Column { names: &["pmem", "%mem"], title: "%MEM", width: 4, value: |p, _| tenths(p.memory_share.into()) },
-    Column { names: &["vsz", "vsize"], title: "VSZ", width: 6, value: |p, _| (p.virtual_bytes / 1024).to_string() },
-    Column { names: &["rss", "rssize"], title: "RSS", width: 5, value: |p, _| (p.resident_bytes / 1024).to_string() },
-    Column { names: &["stime"], title: "STIME", width: -5, value: |p, now| start(p.started, now) },
-    Column { names: &["start_time"], title: "START", width: -5, value: |p, now| start(p.started, now) },
-    Column { names: &["etimes"], title: "ELAPSED", width: 7, value: |p, now| age(p, now).to_string() },
-    Column { names: &["etime"], title: "ELAPSED", width: 11, value: |p, now| elapsed(age(p, now)) },
-    Column { names: &["tname"], title: "TTY", width: -8, value: |p, _| shown(&p.terminal) },
-    Column { names: &["tty", "tt"], title: "TT", width: -8, value: |p, _| shown(&p.terminal) },
-    Column { names: &["stat"], title: "STAT", width: -4, value: |p, _| shown(&p.state) },
-    Column { names: &["s", "state"], title: "S", width: -1, value: |p, _| shown(&p.state) },
-    Column { names: &["time", "cputime"], title: "TIME", width: 8, value: |p, _| clock(p.cpu_ticks / TICKS) },
-    Column { names: &["bsdtime"], title: "TIME", width: 6, value: |p, _| minutes(p.cpu_ticks / TICKS) },
-    Column { names: &["comm", "ucomm"], title: "COMMAND", width: -15, value: |p, _| shown(&p.name) },
-    Column { names: &["ucmd"], title: "CMD", width: -15, value: |p, _| shown(&p.name) },
-    Column { names: &["args", "command"], title: "COMMAND", width: -27, value: |p, _| shown(&p.command) },
-    Column { names: &["cmd"], title: "CMD", width: -27, value: |p, _| shown(&p.command) },
+/// What a column shows, which says what it is sorted by.
+#[derive(Debug)]
+enum Value {
+    Number(fn(&ProcessInfo) -> i64),
+    Text(fn(&ProcessInfo) -> String),
+    /// A number, or seconds since the epoch, and how it is shown now.
+    Made(fn(&ProcessInfo, u64) -> u64, fn(u64, u64) -> String),
+}
+
+use Value::{Made, Number, Text};
+
+/// All of them. `addr_sz` is two of `-l`, whose titles stand closer together than their values.
+const COLUMNS: [Column; 38] = [
+    Column { names: &["pid", "tgid"], title: "PID", width: 5, value: Number(|p| p.pid.into()) },
+    Column { names: &["ppid"], title: "PPID", width: 5, value: Number(|p| p.ppid.into()) },
+    Column { names: &["pgid", "pgrp"], title: "PGID", width: 5, value: Number(|p| p.pgid.into()) },
+    Column { names: &["sid", "sess", "session"], title: "SID", width: 5, value: Number(|p| p.sid.into()) },
+    Column { names: &["tpgid"], title: "TPGID", width: 5, value: Number(|p| p.tpgid.into()) },
+    Column { names: &["user", "euser", "uname"], title: "USER", width: -8, value: Text(|p| user(p.uid)) },
+    Column { names: &["uid_hack"], title: "UID", width: -8, value: Text(|p| user(p.uid)) },
+    Column { names: &["uid"], title: "UID", width: 5, value: Number(|p| p.uid.into()) },
+    Column { names: &["euid"], title: "EUID", width: 5, value: Number(|p| p.uid.into()) },
+    Column { names: &["f", "flag", "flags"], title: "F", width: 1, value: Number(|p| (p.flags >> 6 & 7).into()) },
+    Column { names: &["c"], title: "C", width: 2, value: Made(permille, |share, _| (share / 10).min(99).to_string()) },
+    Column { names: &["pcpu", "%cpu"], title: "%CPU", width: 4, value: Made(permille, |share, _| tenths(share)) },
+    Column {
+        names: &["pmem", "%mem"],
+        title: "%MEM",
+        width: 4,
+        value: Made(|p, _| p.memory_share.into(), |share, _| tenths(share)),
+    },
+    Column { names: &["pri"], title: "PRI", width: 3, value: Number(|p| 39 - i64::from(p.priority)) },
+    Column { names: &["opri"], title: "PRI", width: 3, value: Number(|p| 60 + i64::from(p.priority)) },
+    Column { names: &["priority"], title: "PRI", width: 3, value: Number(|p| p.priority.into()) },
+    Column { names: &["ni", "nice"], title: "NI", width: 3, value: Number(|p| p.nice.into()) },
+    Column { names: &["nlwp", "thcount"], title: "NLWP", width: 4, value: Number(|p| p.threads.into()) },
+    Column { names: &["psr"], title: "PSR", width: 3, value: Number(|p| p.processor.into()) },
+    Column { names: &["sz"], title: "SZ", width: 5, value: Made(pages, |pages, _| pages.to_string()) },
+    Column { names: &["addr_sz"], title: "ADDR SZ", width: 7, value: Made(pages, |pages, _| format!("- {pages:>5}")) },
+    Column {
+        names: &["vsz", "vsize"],
+        title: "VSZ",
+        width: 6,
+        value: Made(|p, _| p.virtual_bytes / 1024, |size, _| size.to_string()),
+    },
+    Column {
+        names: &["rss", "rssize", "rsz"],
+        title: "RSS",
+        width: 5,
+        value: Made(|p, _| p.resident_bytes / 1024, |size, _| size.to_string()),
+    },
+    // The guest's kernel has no names for where a process waits.
+    Column { names: &["wchan"], title: "WCHAN", width: -6, value: Text(|_| "-".to_string()) },
+    Column { names: &["stime"], title: "STIME", width: -5, value: Made(|p, _| p.started, start) },
+    Column { names: &["start_time"], title: "START", width: -5, value: Made(|p, _| p.started, start) },
+    Column { names: &["etimes"], title: "ELAPSED", width: 7, value: Made(age, |age, _| age.to_string()) },
+    Column { names: &["etime"], title: "ELAPSED", width: 11, value: Made(age, |age, _| elapsed(age)) },
+    Column { names: &["tname"], title: "TTY", width: -8, value: Text(|p| shown(&p.terminal)) },
+    Column { names: &["tty", "tt"], title: "TT", width: -8, value: Text(|p| shown(&p.terminal)) },
+    Column { names: &["stat"], title: "STAT", width: -4, value: Text(state) },
+    Column { names: &["s", "state"], title: "S", width: -1, value: Text(|p| shown(&p.state)) },
+    Column {
+        names: &["time", "cputime"],
+        title: "TIME",
+        width: 8,
+        value: Made(|p, _| p.cpu_ticks, |ticks, _| clock(ticks / TICKS)),
+    },
+    Column {
+        names: &["bsdtime"],
+        title: "TIME",
+        width: 6,
+        value: Made(|p, _| p.cpu_ticks, |ticks, _| minutes(ticks / TICKS)),
+    },
+    Column { names: &["comm", "ucomm"], title: "COMMAND", width: -15, value: Text(|p| shown(&p.name)) },
+    Column { names: &["ucmd"], title: "CMD", width: -15, value: Text(|p| shown(&p.name)) },
+    Column { names: &["args", "command"], title: "COMMAND", width: -27, value: Text(|p| shown(&p.command)) },
+    Column { names: &["cmd"], title: "CMD", width: -27, value: Text(|p| shown(&p.command)) },
 ];
 
 /// The one that `-o` calls so.
@@ -53,9 +105,23 @@ pub(super) fn named(name: &str) -> Option<&'static Column> {
     COLUMNS.iter().find(|column| column.names.contains(&name))
 }
 
-/// The column of `-f` that shows a user under the title of a number.
-pub(super) fn owner() -> Option<&'static Column> {
-    COLUMNS.iter().find(|column| column.names.is_empty())
+impl Column {
+    fn shown(&self, process: &ProcessInfo, now: u64) -> String {
+        match self.value {
+            Number(value) => value(process).to_string(),
+            Text(value) => value(process),
+            Made(value, show) => show(value(process, now), now),
+        }
+    }
+
+    /// Which of two comes first.
+    pub(super) fn order(&self, one: &ProcessInfo, other: &ProcessInfo, now: u64) -> Ordering {
+        match self.value {
+            Number(value) => value(one).cmp(&value(other)),
+            Text(value) => value(one).cmp(&value(other)),
+            Made(value, _) => value(one, now).cmp(&value(other, now)),
+        }
+    }
 }
 
 /// A column, with another title maybe.
@@ -87,12 +153,31 @@ pub(super) fn table(columns: &[Shown], processes: &[ProcessInfo], now: u64) -> S
         cells.collect::<Vec<_>>().join(" ") + "\n"
     };
     let titles = line(&|one| one.title().to_string());
-    titles + &processes.iter().map(|process| line(&|one| (one.column.value)(process, now))).collect::<String>()
+    titles + &processes.iter().map(|process| line(&|one| one.column.shown(process, now))).collect::<String>()
 }
 
 /// The container's users are not the host's.
 fn user(uid: u32) -> String {
     if uid == 0 { "root".to_string() } else { uid.to_string() }
+}
+
+/// The letter of the state, and what ps(1) adds to it.
+fn state(process: &ProcessInfo) -> String {
+    let marks = [
+        (process.nice < 0, '<'),
+        (process.nice > 0, 'N'),
+        (process.sid == process.pid, 's'),
+        (process.threads > 1, 'l'),
+        (process.pgid == process.tpgid, '+'),
+    ];
+    let mut text = shown(&process.state);
+    text.extend(marks.iter().filter(|(holds, _)| *holds).map(|(_, mark)| mark));
+    text
+}
+
+/// Of 4 KiB each.
+fn pages(process: &ProcessInfo, _: u64) -> u64 {
+    process.virtual_bytes / 4096
 }
 
 fn age(process: &ProcessInfo, now: u64) -> u64 {
@@ -150,6 +235,14 @@ mod tests {
         for name in COLUMNS.iter().flat_map(|column| column.names) {
             assert_eq!(COLUMNS.iter().filter(|column| column.names.contains(name)).count(), 1, "{name}");
         }
-        assert!(owner().is_some());
+    }
+
+    #[test]
+    fn a_state_has_the_marks_of_ps() {
+        let first = ProcessInfo { state: "S".to_string(), pid: 7, tpgid: -1, ..Default::default() };
+        assert_eq!(state(&first), "S");
+        let leader = ProcessInfo { sid: 7, pgid: 7, tpgid: 7, threads: 2, nice: -5, ..first.clone() };
+        assert_eq!(state(&leader), "S<sl+");
+        assert_eq!(state(&ProcessInfo { nice: 1, threads: 1, ..first }), "SN");
     }
 }
