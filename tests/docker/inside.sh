@@ -40,7 +40,7 @@ all_rows() {
 }
 
 # The first containers make what stays, so the census begins after them.
-core() {
+core_rows() {
     local row
     # shellcheck disable=SC2034 # lib.sh looks at it
     core_only=1
@@ -62,7 +62,7 @@ case $mode in
     --core|--soak|--faults|--bench) shift ;;
 esac
 case $mode in
-    --core) . ./census.sh; core ;;
+    --core) . ./census.sh; core_rows ;;
     --soak) . ./census.sh; . ./soak.sh ;;
     --faults) . ./census.sh; . ./faults.sh ;;
     --bench) need figures && exec python3 ../bench-io ;;
