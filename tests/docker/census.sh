@@ -27,18 +27,26 @@ census() {
     ls -d /data/docker/overlay2/*/
 }
 
-# nothing_left BEFORE: a check of its own; BEFORE is a file with a census.
+# What there is that was not there BEFORE, once docker has come to rest.
+left_since() {
+    local try
+    settled 120 || { echo "docker does not come to rest:"; docker ps -a; pgrep -ax containerd-shim; }
+    for try in $(seq 20); do
+        census >"$BEFORE.now"
+        diff "$BEFORE" "$BEFORE.now" | grep -E "^(>|< mount)" >"$BEFORE.diff" || return 0
+        sleep 1
+    done
+    echo "after $try seconds:"
+    head -100 "$BEFORE.diff"
+    return 1
+}
+
+# nothing_left BEFORE: a check of its own; BEFORE is a file with a census. Its script is one line: the census leaves out lines that name the
+# shell it runs in, and a command line of several lines is several.
 nothing_left() {
     export BEFORE=$1
-    export -f settled census
-    LIMIT=300 holds 'nothing is left behind' '
-        settled 120 || { echo "docker does not come to rest:"; docker ps -a; pgrep -ax containerd-shim; }
-        for try in $(seq 20); do
-            census >$BEFORE.now
-            diff $BEFORE $BEFORE.now | grep -E "^(>|< mount)" >$BEFORE.diff || exit 0
-            sleep 1
-        done
-        head -100 $BEFORE.diff; exit 1'
+    export -f settled census left_since
+    LIMIT=300 holds 'nothing is left behind' left_since
 }
 
 # Of dockerd and containerd: open files, and goroutines. One may have a few more than before, as they keep connections for a while.
