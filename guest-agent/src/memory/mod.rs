@@ -76,8 +76,13 @@ impl Memory {
 
     /// Containers have come, or their limits have changed.
     pub fn consider(&self, agent: &Arc<Agent>) {
-        if !self.told().grows {
-            return;
+        {
+            let mut told = self.told();
+            if !told.grows {
+                return;
+            }
+            // A raised limit may have made room: the host says so if not.
+            told.exhausted = false;
         }
         if !self.watching.swap(true, Ordering::Relaxed) {
             tokio::spawn(watch(agent.clone()));
