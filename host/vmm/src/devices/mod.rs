@@ -14,6 +14,7 @@ mod budget;
 pub mod console;
 pub mod fs;
 mod kicked_queue;
+mod kicks;
 pub mod mem;
 pub mod net;
 pub mod rng;
