@@ -18,6 +18,8 @@ mod kicks;
 pub mod mem;
 pub mod net;
 pub mod rng;
+#[cfg(test)]
+mod tests_random;
 mod used;
 pub mod vsock;
 

@@ -25,7 +25,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod tests_driver;
+pub(super) mod tests_driver;
 #[cfg(test)]
 mod tests_hostile;
 #[cfg(test)]
