@@ -18,15 +18,14 @@ use super::fs::{CachePolicy, Fs, FsConfig, ReplayUids};
 use super::mem::Mem;
 use super::net::{Net, NetConfig, QueuePair};
 use super::rng::Rng;
-use super::vsock::tests_driver::Random;
-use super::vsock::{Vsock, VsockConfig};
+use super::vsock::{Random, Vsock, VsockConfig};
 use crate::console_log::ConsoleLog;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::memory::{self, GuestMemory};
 use crate::mmio::MmioTransport;
 
 /// What a hostile guest does before the next driver comes.
-const STEPS: usize = 6000;
+const STEPS: usize = 20_000;
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SIZE: u16 = 16;

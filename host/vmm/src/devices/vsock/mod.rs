@@ -25,7 +25,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(super) mod tests_driver;
+mod tests_driver;
 #[cfg(test)]
 mod tests_hostile;
 #[cfg(test)]
@@ -35,3 +35,5 @@ mod tests_transfer;
 
 pub use device::{Vsock, VsockConfig};
 pub use persist::VsockState;
+#[cfg(test)]
+pub(super) use tests_driver::Random;
