@@ -17,8 +17,12 @@ pub const VCPUS_ANNOTATION: &str = "io.sandbox.vcpus";
 /// Less than this, and the guest's kernel and agent have no room to start.
 pub const MINIMUM_MEMORY_MIB: u64 = 64;
 /// What the guest's kernel and agent get beside the container's limit, so that an exhausted limit is the container's and
-/// never the guest's.
-pub const GUEST_OVERHEAD_MIB: u64 = 64;
+/// never the guest's: about 40 MiB that they use, and up to 22 that the kernel keeps free (`min_free_kbytes`).
+const GUEST_FIXED_MIB: u64 = 64;
+/// And of so many parts of the guest's memory one, for what takes a part of all: a 64th for page structures (64 bytes for 4 KiB), some
+/// 700th for the tables of names and inodes, and a 256th of what is above 4 GiB, which the kernel keeps free below that
+/// (`lowmem_reserve_ratio`), as it does 22 MiB more. With some to spare: memory that the guest does not touch costs nothing.
+const GUEST_PARTS: u64 = 40;
 
 /// Microseconds over which cpu.quota counts where there is no cpu.period (the kernel's default).
 const CPU_PERIOD: u64 = 100_000;
@@ -88,9 +92,9 @@ impl Machine {
         let memory_mib = match asked {
             Some(mib) if mib < MINIMUM_MEMORY_MIB => return Err(MachineError::TooLittleMemory(mib)),
             Some(mib) => mib,
-            None => memory_limit(spec).or(pod.memory()).and_then(mib).map_or(settings.defaults.memory_mib, |limit| {
-                limit.saturating_add(GUEST_OVERHEAD_MIB).min(MOST_MEMORY_MIB)
-            }),
+            None => {
+                memory_limit(spec).or(pod.memory()).and_then(mib).map_or(settings.defaults.memory_mib, with_the_guests)
+            }
         };
         // A size that somebody has given is meant; and the pod's cgroup on the host, which is not this container's, bounds a pod.
         let fixed = asked.is_some() || (memory_limit(spec).is_none() && pod.memory().is_some());
@@ -116,6 +120,12 @@ fn memory_limit(spec: &Spec) -> Option<i64> {
 /// Rounded up.
 fn mib(bytes: i64) -> Option<u64> {
     u64::try_from(bytes).ok().map(|bytes| bytes.div_ceil(1 << 20))
+}
+
+/// The memory of a guest in which a container can use `limit` MiB.
+fn with_the_guests(limit: u64) -> u64 {
+    let other_parts = limit.saturating_add(GUEST_FIXED_MIB).min(MOST_MEMORY_MIB);
+    (other_parts * GUEST_PARTS).div_ceil(GUEST_PARTS - 1).min(MOST_MEMORY_MIB)
 }
 
 /// As many virtual CPUs as the container's limits let it use at once, and the host has; nothing where there are none.
@@ -184,9 +194,21 @@ mod tests {
         assert_eq!(memory(Value::Null), 512);
         assert_eq!(memory(json!(-1)), 512);
         assert_eq!(memory(json!(0)), 512);
-        assert_eq!(memory(json!(6 << 20)), 70);
-        assert_eq!(memory(json!((6 << 20) + 1)), 71);
+        assert_eq!(memory(json!(6 << 20)), 72);
+        assert_eq!(memory(json!((6 << 20) + 1)), 73);
         assert_eq!(memory(json!(i64::MAX)), MOST_MEMORY_MIB);
+    }
+
+    #[test]
+    fn what_the_guests_kernel_keeps_is_not_the_containers() {
+        for limit in [6, 256, 512, 3 << 10, 4 << 10, 16 << 10, 64 << 10, 900 << 10] {
+            let guest = machine(json!(limit << 20), Value::Null).unwrap().memory_mib;
+            let high = guest.saturating_sub(vmm::layout::LOW_MEMORY_END >> 20);
+            let structures = guest / 64 + guest / 1024 + guest / 2048;
+            let free = if high > 0 { 44 + high / 256 } else { 22 };
+            assert!(guest >= limit + 40 + structures + free, "{limit}: {guest}");
+            assert!(guest <= limit + 64 + guest / 39 + 1, "{limit}: {guest}");
+        }
     }
 
     #[test]
@@ -197,10 +219,10 @@ mod tests {
         let host = crate::sys::host_memory() >> 20;
         assert_eq!(sizes(Value::Null, Value::Null), Ok((512, host.clamp(512, MOST_MEMORY_MIB))));
         // Its limit can be raised later.
-        assert_eq!(sizes(json!(6 << 20), Value::Null), Ok((70, host.clamp(70, MOST_MEMORY_MIB))));
+        assert_eq!(sizes(json!(6 << 20), Value::Null), Ok((72, host.clamp(72, MOST_MEMORY_MIB))));
         assert_eq!(sizes(json!(i64::MAX), Value::Null), Ok((MOST_MEMORY_MIB, MOST_MEMORY_MIB)));
         assert_eq!(sizes(Value::Null, json!({"io.sandbox.memory_mib": "256"})), Ok((256, 256)));
-        assert_eq!(sizes(Value::Null, json!({"io.kubernetes.cri.sandbox-memory": "268435456"})), Ok((320, 320)));
+        assert_eq!(sizes(Value::Null, json!({"io.kubernetes.cri.sandbox-memory": "268435456"})), Ok((329, 329)));
     }
 
     #[test]
@@ -249,9 +271,9 @@ mod tests {
         let many = u8::try_from(host_cpus.min(MOST_VCPUS.into())).unwrap();
         let two = many.min(2);
         let given = json!({cri("memory"): "1073741824", cri("cpu-quota"): "150000", cri("cpu-period"): "100000", cri("cpu-shares"): "2"});
-        assert_eq!(size(given.clone(), Value::Null), Ok((1024 + 64, two)));
+        assert_eq!(size(given.clone(), Value::Null), Ok((1116, two)));
         // The container's own is what counts.
-        assert_eq!(size(given, json!({"limit": 1 << 28})), Ok((256 + 64, two)));
+        assert_eq!(size(given, json!({"limit": 1 << 28})), Ok((329, two)));
         // Nothing is limited, and something requested.
         let given = json!({cri("memory"): "0", cri("cpu-quota"): "0", cri("cpu-shares"): "1025"});
         assert_eq!(size(given, Value::Null), Ok((512, two)));
@@ -263,7 +285,7 @@ mod tests {
         for name in ["pod-linux-resources.crio.io", "io.kubernetes.cri-o.PodLinuxResources"] {
             let text =
                 r#"{"cpu_period":100000,"cpu_quota":200000,"memory_limit_in_bytes":268435456,"oom_score_adj":5}"#;
-            assert_eq!(size(json!({name: text}), Value::Null), Ok((256 + 64, two)));
+            assert_eq!(size(json!({name: text}), Value::Null), Ok((329, two)));
             assert_eq!(size(json!({name: "null"}), Value::Null), Ok((512, 1)));
             assert_eq!(size(json!({name: "{}"}), Value::Null), Ok((512, 1)));
             let text = size(json!({name: "wrong"}), Value::Null).unwrap_err().to_string();

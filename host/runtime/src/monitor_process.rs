@@ -167,6 +167,8 @@ struct Fate {
     end: Option<End>,
     /// To the order that was given last.
     answer: Option<MonitorEvent>,
+    /// How many answers are still to come to orders that nobody waits for any more. Orders are answered one after the other.
+    late: usize,
     /// A keeper's shares are there.
     attached: bool,
     /// Ends when the process does.
@@ -196,10 +198,23 @@ impl Shared {
     }
 
     /// Waits for the answer to an order; nothing if the process ended instead, or took too long.
-    fn wait_answer(&self) -> Option<MonitorEvent> {
+    fn wait_answer(&self, timeout: Duration) -> Option<MonitorEvent> {
         let waiting = |fate: &mut Fate| fate.end.is_none() && fate.answer.is_none();
-        let waited = self.changed.wait_timeout_while(self.fate(), ORDER_TIMEOUT, waiting);
-        waited.unwrap_or_else(PoisonError::into_inner).0.answer.take()
+        let waited = self.changed.wait_timeout_while(self.fate(), timeout, waiting);
+        let mut fate = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let answer = fate.answer.take();
+        if answer.is_none() {
+            fate.late += 1;
+        }
+        answer
+    }
+
+    /// An answer has come.
+    fn answered(&self, answer: MonitorEvent) {
+        self.change(|fate| match fate.late.checked_sub(1) {
+            Some(late) => fate.late = late,
+            None => fate.answer = Some(answer),
+        });
     }
 
     /// Waits for the process's end; false if it did not come in time.
@@ -375,7 +390,7 @@ impl MonitorProcess {
         self.shared.fate().answer = None;
         descriptors::send(self.control.as_fd(), descriptors, &line)
             .map_err(|source| self.why_gone().unwrap_or_else(|| silent(source)))?;
-        self.shared.wait_answer().ok_or_else(|| self.unanswered())
+        self.shared.wait_answer(ORDER_TIMEOUT).ok_or_else(|| self.unanswered())
     }
 
     fn silent(&self, source: io::Error) -> MonitorError {
@@ -483,7 +498,7 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
                 continue;
             }
             answer @ (MonitorEvent::Done { .. } | MonitorEvent::Refused { .. } | MonitorEvent::Console { .. }) => {
-                shared.change(|fate| fate.answer = Some(answer));
+                shared.answered(answer);
                 continue;
             }
             _ => continue,

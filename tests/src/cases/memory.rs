@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     any("memory::by_a_raised_limit", 900, raised),
     ours("memory::ends_at_the_configured_maximum", 600, maximum),
     ours("memory::of_a_given_size_stays", 300, given),
+    ours("memory::has_room_for_the_limit", 600, room),
     ours("memory::is_given_back", 900, given_back),
 ];
 
@@ -92,6 +93,20 @@ fn given(env: &Env) {
     let bundle = |mib| touching(env, mib).set("/annotations", size.clone());
     assert_eq!(env.run(&bundle(100)).ok(), "touched 100 MiB");
     assert_eq!(env.run(&bundle(600)).code(), 137);
+}
+
+/// What the guest's kernel keeps of each page, and keeps free, is not taken from the container. Memory that is not used costs the host
+/// nothing, so that limits can be large.
+fn room(env: &Env) {
+    let sums = r#"$2 == "free" { free += $3 } $1 == "min" { kept += $2 }
+        $1 == "protection:" { gsub(/[(),]/, ""); kept += $NF } END { print int((free - kept) / 256) }"#;
+    for limit in [128, 512, 1024, 6144] {
+        let bundle = limited(env, limit << 20).script(&format!("awk '{sums}' /proc/zoneinfo"));
+        let free: u64 = env.run(&bundle).ok().trim().parse().expect("a number");
+        println!("limit {limit} MiB: {free} MiB can be had");
+        // What the shell has used already is in its files' pages and in lists of each CPU.
+        assert!(free + 16 >= limit, "{free} of {limit} MiB");
+    }
 }
 
 /// What the process has in memory, in MiB.

@@ -10,9 +10,11 @@ const PROCESSES: u64 = 128 << 20;
 /// Page tables of a guest, the host's and the processor's: two of eight bytes for each page of 4 KiB, and as much again to spare.
 const PAGE_TABLES_DIVISOR: u64 = 128;
 
-/// What it takes for memory that the guest gets later: page tables as above, and what the guest's kernel keeps of each page, 64 bytes of
-/// 4 KiB, which is memory of the guest's.
-const GROWTH: (u64, u64) = (128, 128 + 2 + 1);
+/// Of memory that the guest gets later, what its kernel keeps of each page, 64 bytes of 4 KiB, and a 256th that it keeps free elsewhere
+/// (`lowmem_reserve_ratio`): memory of the guest's, too.
+const KEPT: (u64, u64) = (5, 256);
+/// What it takes with that and page tables as above.
+const GROWTH: (u64, u64) = (256, 256 + 5 + 2);
 
 /// How far the host's memory limit is above the container's, in bytes. It is there for the host's sake; the container's own
 /// limit is enforced in the guest, and met first.
@@ -59,7 +61,7 @@ impl Overhead {
     fn growth(&self, limit: u64) -> (u64, u64) {
         let more = if self.start == 0 { 0 } else { limit.saturating_sub(self.at_start()) };
         let container = u64::try_from(u128::from(more) * u128::from(GROWTH.0) / u128::from(GROWTH.1)).unwrap_or(more);
-        (container.saturating_add(container / 64), more.saturating_sub(container))
+        (container.saturating_add(container / KEPT.1 * KEPT.0), more.saturating_sub(container))
     }
 
     /// The memory that the guest may have where this is the host's limit.
@@ -116,11 +118,11 @@ mod tests {
         let grows = Overhead { start: 128 * MIB, ..fixed };
         assert_eq!((grows.limit(64 * MIB), grows.guest(fixed.least)), (fixed.least, 128 * MIB));
         assert_eq!(grows.limit(MIB), fixed.least);
-        // A GiB more, its page tables (8 MiB), and what the guest's kernel keeps of it (16 MiB).
+        // A GiB more, its page tables (8 MiB), and what the guest's kernel keeps of it (16 MiB) and free (4 MiB).
         let limit = grows.limit((64 + 1024) * MIB);
-        assert_eq!(limit, fixed.least + (1024 + 8 + 16) * MIB);
+        assert_eq!(limit, fixed.least + (1024 + 8 + 20) * MIB);
         assert_eq!(grows.given(limit), (64 + 1024) * MIB);
-        assert_eq!(grows.guest(limit), (128 + 1024 + 16) * MIB);
+        assert_eq!(grows.guest(limit), (128 + 1024 + 20) * MIB);
         assert_eq!(grows.limit(u64::MAX), u64::MAX);
         assert!(grows.guest(u64::MAX) > u64::MAX / 2 && grows.guest(0) == 128 * MIB);
         assert_eq!((fixed.guest(limit), fixed.given(u64::MAX)), (0, u64::MAX - fixed.above_limit));

@@ -62,6 +62,19 @@ fn orders_are_answered() {
 }
 
 #[test]
+fn a_late_answer_is_not_the_next_orders() {
+    let shared = Shared::default();
+    let (short, done) = (Duration::from_millis(1), |window| MonitorEvent::Done { window });
+    for _ in 0..2 {
+        assert_eq!(shared.wait_answer(short), None);
+    }
+    (1..=3).for_each(|window| shared.answered(done(window)));
+    assert_eq!(shared.wait_answer(short), Some(done(3)));
+    shared.answered(done(4));
+    assert_eq!(shared.wait_answer(short), Some(done(4)));
+}
+
+#[test]
 fn a_guest_that_does_not_answer_is_shown() {
     let script = r#"read line <&3; case "$line" in *'"order":"console"'*) ;; *) exit 1;; esac
         echo '{"event":"console","lines":["rcu: stall"]}' >&3; read line <&3"#;

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use virtio_queue::{DescriptorChain, Queue, QueueT};
@@ -10,6 +11,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{Activation, Interrupt, QueueError, complete, next_chain, notify};
 use crate::memory::GuestMemory;
+
+/// A turn ends with the first chain after so long: for some the host's kernel has to look at much memory.
+const TURN: Duration = Duration::from_millis(10);
 
 /// What a device does with one chain.
 pub trait ChainHandler: Send {
@@ -43,6 +47,7 @@ impl<H: ChainHandler> KickedQueue<H> {
 
     /// Serves what waits, at most one ring's worth: a guest that never stops must not keep the loop from other devices.
     fn serve(&mut self) -> Result<(), QueueError> {
+        let begin = Instant::now();
         for _ in 0..self.queue.size() {
             let Some(chain) = next_chain(&mut self.queue, &self.memory)? else {
                 notify(&mut self.queue, &self.memory, &self.interrupt)?;
@@ -54,6 +59,9 @@ impl<H: ChainHandler> KickedQueue<H> {
             let head = chain.head_index();
             let written = self.handler.handle(chain, &self.memory);
             complete(&mut self.queue, &self.memory, head, written)?;
+            if begin.elapsed() >= TURN {
+                break;
+            }
         }
         notify(&mut self.queue, &self.memory, &self.interrupt)?;
         Ok(self.kick.write(1)?)
@@ -76,5 +84,48 @@ impl<H: ChainHandler> MutEventSubscriber for KickedQueue<H> {
             log::error!("cannot watch queue eventfd {}: {err:?}", self.kick.as_raw_fd());
             self.interrupt.set_needs_reset();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_queue::desc::{RawDescriptor, split::Descriptor as SplitDescriptor};
+    use virtio_queue::mock::MockSplitQueue;
+
+    use super::*;
+    use crate::memory;
+
+    struct Slow;
+
+    impl ChainHandler for Slow {
+        fn handle(&mut self, _chain: DescriptorChain<&GuestMemory>, _memory: &GuestMemory) -> u32 {
+            std::thread::sleep(TURN);
+            0
+        }
+    }
+
+    #[test]
+    fn others_have_their_turn_after_a_chain_that_takes_long() {
+        let memory = memory::allocate(64).unwrap();
+        let mock = MockSplitQueue::new(memory.as_ref(), 16);
+        let chain = |address| RawDescriptor::from(SplitDescriptor::new(address, 1, 0, 0));
+        mock.add_desc_chains(&[chain(0x10_0000), chain(0x20_0000)], 0).unwrap();
+        let mut queue: Queue = mock.create_queue().unwrap();
+        queue.set_ready(true);
+        let eventfd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let mut activation = Activation {
+            memory: Arc::clone(&memory),
+            queues: vec![queue],
+            kicks: vec![eventfd()],
+            interrupt: Interrupt::new(eventfd()),
+            features: 0,
+        };
+        let mut served = KickedQueue::take(&mut activation, 0, Slow).unwrap();
+        for count in 1..=2 {
+            served.serve().unwrap();
+            assert_eq!((u16::from_le(mock.used().idx().load()), served.kick.read().unwrap()), (count, 1));
+        }
+        served.serve().unwrap();
+        assert!(served.kick.read().is_err(), "nothing is left");
     }
 }

@@ -14,9 +14,12 @@ mod budget;
 pub mod console;
 pub mod fs;
 mod kicked_queue;
+mod kicks;
 pub mod mem;
 pub mod net;
 pub mod rng;
+#[cfg(test)]
+mod tests_random;
 mod used;
 pub mod vsock;
 

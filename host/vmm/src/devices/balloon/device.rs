@@ -14,6 +14,8 @@ use crate::sys;
 const F_REPORTING: u64 = 1 << 5;
 /// inflateq, deflateq and reporting_vq, which Linux counts without those in between whose features are not offered.
 const QUEUE_SIZES: [u16; 3] = [64; 3];
+/// Where the last of them is; those before it are there for every driver.
+const REPORTING: usize = 2;
 /// Ranges of one report that are looked at. Linux reports 32 at once.
 const MAX_RANGES: usize = 64;
 /// struct virtio_balloon_config without what needs further features: num_pages and actual.
@@ -45,15 +47,20 @@ impl VirtioDevice for Balloon {
         F_VERSION_1 | F_EVENT_IDX | F_REPORTING
     }
 
+    /// A driver that reports nothing has no queue for it: Linux's, where free pages are to keep their content or be cleared by the guest.
+    fn queues_in_use(&self, features: u64) -> usize {
+        REPORTING + usize::from(features & F_REPORTING != 0)
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_config_from(&CONFIG, offset, data);
     }
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
-        activation.expect_queues(QUEUE_SIZES.len())?;
+        activation.expect_queues(self.queues_in_use(activation.features))?;
         self.reset();
         // From the last on, as the others are numbered anew when one is taken.
-        if let Some(queue) = KickedQueue::take(&mut activation, 2, Report) {
+        if let Some(queue) = KickedQueue::take(&mut activation, REPORTING, Report) {
             self.subscribers.push(self.device_loop.add(Box::new(queue))?);
         }
         for index in [1, 0] {

@@ -7,9 +7,13 @@ use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Balloon;
 use super::device::{Ignore, Report};
 use crate::devices::kicked_queue::ChainHandler;
-use crate::devices::next_chain;
+use crate::devices::{Activation, Interrupt, VirtioDevice, next_chain};
+use crate::event_loop::EventLoop;
 use crate::memory::{self, GuestMemory};
 
 const NEXT: u16 = 1;
@@ -61,4 +65,30 @@ fn what_is_no_range_of_memory_is_passed_over() {
 #[test]
 fn the_balloon_takes_nothing() {
     assert_eq!(kept(&mut Ignore, &[(PAGES, 4096, WRITE, 0)]), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_driver_that_reports_nothing_has_two_queues() {
+    let device_loop = EventLoop::start(Arc::new(|_| {})).unwrap();
+    let mut balloon = Balloon::new(device_loop.handle());
+    let memory: Arc<GuestMemory> = memory::allocate(64).unwrap();
+    let mock = MockSplitQueue::new(memory.as_ref(), 16);
+    let eventfd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let mut activate = |count: usize, features: u64| {
+        let queue = |_| {
+            let mut queue: Queue = mock.create_queue().unwrap();
+            queue.set_ready(true);
+            queue
+        };
+        let (memory, interrupt) = (Arc::clone(&memory), Interrupt::new(eventfd()));
+        let kicks = (0..count).map(|_| eventfd()).collect();
+        let queues = (0..count).map(queue).collect();
+        balloon.activate(Activation { memory, queues, kicks, interrupt, features }).is_ok()
+    };
+    let all = Balloon::new(device_loop.handle()).features();
+    let silent = all & !(1 << 5);
+    assert!(activate(3, all) && activate(2, silent));
+    assert!(!activate(2, all) && !activate(3, silent));
+    let in_use = [all, silent].map(|features| Balloon::new(device_loop.handle()).queues_in_use(features));
+    assert_eq!(in_use, [3, 2]);
 }

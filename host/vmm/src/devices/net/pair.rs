@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::rx::{Next, RxQueue};
 use super::tx::TxQueue;
 use super::vhost::{Session, Vhost, VhostError};
-use crate::devices::{Interrupt, QueueError};
+use crate::devices::{Interrupt, QueueError, kicks};
 use crate::memory::GuestMemory;
 
 /// Tokens in epoll, from the pair's first on; the first two are the queues' places in it.
@@ -135,8 +135,8 @@ impl Pair {
         if let Some(session) = &self.vhost {
             session.resume(&self.end.tap)?;
             // Of a kick that came meanwhile vhost knows nothing.
-            self.kick_again(RX);
-            self.kick_again(TX);
+            kicks::again(&self.kicks, RX);
+            kicks::again(&self.kicks, TX);
             return Ok(true);
         }
         let Some(vhost) = self.end.vhost.as_ref().filter(|vhost| vhost.is_usable()) else { return Ok(false) };
@@ -166,16 +166,16 @@ impl Pair {
     ) -> Result<(), PairError> {
         match token {
             TX => {
-                self.take_kick(TX);
+                kicks::take(&self.kicks, TX);
                 if self.tx.serve(&self.end.tap, &context.memory, &context.interrupt)? {
-                    self.kick_again(TX);
+                    kicks::again(&self.kicks, TX);
                 }
             }
             // A tap whose interface has been removed is in this state for good.
             TAP if events.intersects(EventSet::ERROR | EventSet::HANG_UP) => self.lose_tap(ops),
             TAP => self.serve_rx(context, ops)?,
             _ => {
-                self.take_kick(RX);
+                kicks::take(&self.kicks, RX);
                 self.serve_rx(context, ops)?;
             }
         }
@@ -186,26 +186,11 @@ impl Pair {
         let next = self.rx.serve(&self.end.tap, &context.memory, &context.interrupt)?;
         match next {
             Next::Frame | Next::Buffers => {}
-            Next::Turn => self.kick_again(RX),
+            Next::Turn => kicks::again(&self.kicks, RX),
             Next::TapGone => self.lose_tap(ops),
         }
         self.watch_tap(next == Next::Frame, ops);
         Ok(())
-    }
-
-    fn take_kick(&self, queue: u32) {
-        if let Some(kick) = self.kicks.get(queue as usize) {
-            // Level-triggered and non-blocking: that it was readable is all there is to know.
-            let _ = kick.read();
-        }
-    }
-
-    /// Comes back to `queue` after the others.
-    fn kick_again(&self, queue: u32) {
-        if let Some(kick) = self.kicks.get(queue as usize) {
-            // Fails when the counter is full, that is, readable.
-            let _ = kick.write(1);
-        }
     }
 
     fn watch_tap(&mut self, wanted: bool, ops: &mut EventOps) {

@@ -35,3 +35,5 @@ mod tests_transfer;
 
 pub use device::{Vsock, VsockConfig};
 pub use persist::VsockState;
+#[cfg(test)]
+pub(super) use tests_driver::Random;

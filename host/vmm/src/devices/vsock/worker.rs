@@ -11,7 +11,7 @@ use super::device::Shared;
 use super::muxer::{FIRST_PORT, MAX_CONNECTIONS, Muxer};
 use super::packet::{RxBuffer, TxPacket};
 use crate::devices::budget::Budget;
-use crate::devices::{ActivateError, Activation, Interrupt, QueueError, complete, next_chain, notify};
+use crate::devices::{ActivateError, Activation, Interrupt, QueueError, complete, kicks, next_chain, notify};
 use crate::memory::GuestMemory;
 
 /// Tokens in epoll; from [`FIRST_PORT`] on they are connections.
@@ -61,9 +61,9 @@ impl Worker {
 
     fn serve(&mut self, token: u32, events: EventSet, ops: &mut EventOps) -> Result<(), QueueError> {
         match token {
-            RX | EVENT => self.take_kick(token),
+            RX | EVENT => kicks::take(&self.kicks, token),
             TX => {
-                self.take_kick(token);
+                kicks::take(&self.kicks, token);
                 self.serve_tx(ops)?;
             }
             LISTENER => self.muxer.accept(&self.shared.listener, ops),
@@ -75,21 +75,6 @@ impl Worker {
         self.serve_rx(ops)?;
         self.watch_listener(ops);
         Ok(())
-    }
-
-    fn take_kick(&self, queue: u32) {
-        if let Some(kick) = self.kicks.get(queue as usize) {
-            // Level-triggered and non-blocking: that it was readable is all there is to know.
-            let _ = kick.read();
-        }
-    }
-
-    /// Comes back to `queue` after the others.
-    fn kick_again(&self, queue: u32) {
-        if let Some(kick) = self.kicks.get(queue as usize) {
-            // Fails when the counter is full, that is, readable.
-            let _ = kick.write(1);
-        }
     }
 
     fn serve_tx(&mut self, ops: &mut EventOps) -> Result<(), QueueError> {
@@ -119,7 +104,7 @@ impl Worker {
             complete(&mut self.tx, &memory, head, 0)?;
         }
         if budget.is_spent() {
-            self.kick_again(TX);
+            kicks::again(&self.kicks, TX);
         }
         notify(&mut self.tx, &memory, &self.interrupt)
     }
@@ -135,7 +120,7 @@ impl Worker {
         self.rx.disable_notification(&*memory)?;
         while self.muxer.has_turns() {
             if budget.is_spent() {
-                self.kick_again(RX);
+                kicks::again(&self.kicks, RX);
                 break;
             }
             let Some(chain) = next_chain(&mut self.rx, &memory)? else {
