@@ -260,7 +260,14 @@ pub struct MonitorProcess {
     control: Arc<UnixStream>,
     killer: Killer,
     shared: Arc<Shared>,
-    orders: Mutex<()>,
+    orders: Mutex<Orders>,
+}
+
+/// Orders come one at a time, and an answer is to the one before it.
+#[derive(Debug, Default)]
+struct Orders {
+    /// One was not answered in time: the next answer could be to that one.
+    unanswered: bool,
 }
 
 impl MonitorProcess {
@@ -367,15 +374,19 @@ impl MonitorProcess {
     }
 
     fn ask(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<MonitorEvent, MonitorError> {
-        // An answer is to the order before it.
-        let _one = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         let silent = |source| self.silent(source);
+        if orders.unanswered {
+            return Err(self.unanswered());
+        }
         let mut line = serde_json::to_vec(order).map_err(|error| silent(error.into()))?;
         line.push(b'\n');
         self.shared.fate().answer = None;
         descriptors::send(self.control.as_fd(), descriptors, &line)
             .map_err(|source| self.why_gone().unwrap_or_else(|| silent(source)))?;
-        self.shared.wait_answer().ok_or_else(|| self.unanswered())
+        let answer = self.shared.wait_answer();
+        orders.unanswered = answer.is_none();
+        answer.ok_or_else(|| self.unanswered())
     }
 
     fn silent(&self, source: io::Error) -> MonitorError {
