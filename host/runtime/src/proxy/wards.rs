@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
 use super::lending;
 use crate::guest::{CALL_TIMEOUT, Guest};
@@ -21,6 +22,9 @@ const LINE_LIMIT: u64 = 512;
 /// Said by a proxy whose process has ended.
 const ENDED: u8 = b'.';
 
+/// Lest an error that stays keeps a processor busy.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Said instead of a name, in which there is no colon: the network is to be looked at.
 const NETWORK: &str = ":network\n";
 /// The longest answer to that.
@@ -31,7 +35,12 @@ pub(super) fn watch(id: &str, session: &Arc<Session>) -> io::Result<()> {
     let listener = UnixListener::bind(exec_socket_in(session.state().as_fd()))?;
     let (id, session) = (id.to_string(), Arc::downgrade(session));
     let accept = move || {
-        for connection in listener.incoming().flatten() {
+        for connection in listener.incoming() {
+            // Without a descriptor to spare: who connects is there until there is one.
+            let Ok(connection) = connection else {
+                thread::sleep(PAUSE);
+                continue;
+            };
             let (id, session) = (id.clone(), session.clone());
             // Without a thread nobody watches this one; it has its process nevertheless.
             let _ = thread::Builder::new().name("ward".to_string()).spawn(move || guard(connection, &id, &session));
