@@ -59,7 +59,12 @@ fn out_of_memory(env: &Env) {
     let bundle = env.bundle(Root::Busybox).probe(env).script(
         "/probe touch-memory 400; echo first $?; until [ -e /go ]; do sleep 0.1; done; /probe touch-memory 400; exit $?",
     );
+    // As conmon 2.1.6 has it; whoever inherits that is never killed.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let bundle = bundle.set("/process/oomScoreAdj", json!(7));
     let container = Created::new(env, bundle.set("/linux/resources", json!({ "devices": devices, "memory": memory })));
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", container.pid.as_raw_nonzero()));
+    assert_eq!(score.expect("read"), "7\n", "the host's kernel chooses among containers as with runc");
     let (directory, unified) = directory(&container, "memory");
     let kills = || {
         let file = if unified { "memory.events" } else { "memory.oom_control" };

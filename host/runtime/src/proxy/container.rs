@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use rustix::process::ioctl_tiocsctty;
+use rustix::process::{Resource, Rlimit, getrlimit, ioctl_tiocsctty, setrlimit};
 
 use super::protocol::{Channel, ContainerOrder, FromProxy, Network, Sender, Size, ToProxy};
-use super::{End, Inherited, wards};
+use super::{End, Inherited, oom, wards};
 use crate::blocks;
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
@@ -73,6 +73,10 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     let trace = Arc::new(Trace::from_environment(started)?);
     trace.span(Lane::Command, "read config", reading, read);
     trace.at(Lane::Command, "config read", read);
+    raise_descriptors();
+    if let Some(score) = order.oom_score {
+        oom::score(&score.to_string());
+    }
     // The bundle's file system can be unmounted while this runs.
     env::set_current_dir("/").map_err(SessionError::setup("the working directory"))?;
     let devices = Moving::from_here(order.network_devices.clone())?;
@@ -109,6 +113,13 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     let end = result?;
     written?;
     Ok(end)
+}
+
+/// A connection for each exec'd process, and two for one to a socket of the host, are more than many callers' limit, which is 1024.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // What cannot be raised is what there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn send(sender: &Sender, event: &FromProxy) -> Result<(), SessionError> {

@@ -102,6 +102,8 @@ pub struct ContainerOrder {
     pub no_new_keyring: bool,
     /// Of the terminal, if it is known.
     pub size: Option<Size>,
+    /// How soon the host's kernel is to end the micro-VM for want of memory (`process.oomScoreAdj`).
+    pub oom_score: Option<i32>,
     /// What the descriptors from [`fds::PRESERVED`] up are for.
     pub preserved: Vec<Place>,
     /// The command waits for the container's end.
