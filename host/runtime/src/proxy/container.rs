@@ -10,7 +10,7 @@ use std::thread;
 use rustix::process::{Resource, Rlimit, getrlimit, ioctl_tiocsctty, setrlimit};
 
 use super::protocol::{Channel, ContainerOrder, FromProxy, Network, Sender, Size, ToProxy};
-use super::{End, Inherited, oom, wards};
+use super::{End, Inherited, oom, wards, warnings};
 use crate::blocks;
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
@@ -37,6 +37,9 @@ pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
     let Ok(Some(ToProxy::Container(order))) = channel.receive() else { return FAILED };
     let Ok(directory) = state.try_clone() else { return FAILED };
     let (log, alone) = (order.log.clone(), Arc::new(AtomicBool::new(false)));
+    if let Ok(command) = channel.sender() {
+        warnings::tell(command);
+    }
     match follow(*order, signals, Parts { channel, state, lock, console, preserved, alone: alone.clone() }) {
         Ok(end) => end,
         Err(error) => {

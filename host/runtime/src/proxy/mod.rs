@@ -12,6 +12,7 @@ pub(crate) mod oom;
 pub mod process;
 pub mod protocol;
 pub(crate) mod wards;
+mod warnings;
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;

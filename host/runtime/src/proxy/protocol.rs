@@ -165,6 +165,11 @@ pub enum FromProxy {
         /// The monitor's process id.
         monitor: i32,
     },
+    /// Something that the caller is to know, and that ends nothing.
+    Warning {
+        /// One sentence.
+        message: String,
+    },
     /// The container is made, or the process was executed.
     Ready,
     /// The container's process was executed.
