@@ -461,7 +461,7 @@ impl HostCgroup {
     pub fn starve(&self, ended: bool) -> io::Result<Option<Barren>> {
         match self.place("memory") {
             Some(place) if self.unified => Barren::beside(&place.path).map(Some),
-            Some(place) if ended => Ok(Some(Barren::Within(place.path.clone()))),
+            Some(place) if ended => Barren::within(&place.path).map(Some),
             _ => Ok(None),
         }
     }

@@ -106,6 +106,25 @@ fn what_is_left_of_one_that_was_being_made_goes() {
     assert!(Planned { by_systemd: true, ..planned }.remains().is_none());
 }
 
+#[test]
+fn a_limit_of_v1_is_lowered_for_a_moment() {
+    let root = tempfile::tempdir().unwrap();
+    let hierarchies = fake(root.path(), false);
+    let cgroup = create_in(&hierarchies, &spec("/a", Value::Null)).unwrap();
+    let directory = cgroup.place("memory").unwrap().path.clone();
+    let limit = directory.join("memory.limit_in_bytes");
+    fs::write(&limit, "9223372036854771712\n").unwrap();
+    fs::write(directory.join("memory.usage_in_bytes"), "4096\n").unwrap();
+    assert!(cgroup.starve(false).unwrap().is_none());
+    let barren = cgroup.starve(true).unwrap().unwrap();
+    fs::write(&limit, "").unwrap();
+    exhaust(&directory).unwrap();
+    assert_eq!(fs::read_to_string(&limit).unwrap(), (4096 + (1 << 20)).to_string());
+    fs::write(&limit, "").unwrap();
+    drop(barren);
+    assert_eq!(fs::read_to_string(&limit).unwrap(), "9223372036854771712");
+}
+
 /// Ends the process and, should the test have failed, lets the cgroup go.
 struct Sleeper<'a>(std::process::Child, &'a HostCgroup);
 
