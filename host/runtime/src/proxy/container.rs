@@ -38,7 +38,7 @@ pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
     let Ok(directory) = state.try_clone() else { return FAILED };
     let (log, alone) = (order.log.clone(), Arc::new(AtomicBool::new(false)));
     if let Ok(command) = channel.sender() {
-        warnings::tell(command);
+        warnings::begin(command);
     }
     match follow(*order, signals, Parts { channel, state, lock, console, preserved, alone: alone.clone() }) {
         Ok(end) => end,
@@ -109,6 +109,7 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     let preserved = preserved::placed(&order.preserved, preserved);
     let result = session.run(order, preserved, &proceed, || {
         stdio::let_go().map_err(SessionError::setup("stdin, stdout and stderr"))?;
+        warnings::end();
         send(&sender, &FromProxy::Ready)
     });
     trace.now(Lane::Command, "cleaned up");

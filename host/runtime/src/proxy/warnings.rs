@@ -1,5 +1,5 @@
-//! What a container's proxy warns of (`log::warn!`) goes to its command, for as long as that listens, and is told where the command tells its
-//! own. Afterwards there is nobody: the streams are the container's.
+//! What a container's proxy warns of (`log::warn!`) until the container is made goes to its command, and is told where the command tells its
+//! own. Afterwards there is nobody, or `run`, whose streams are the container's.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,12 +16,17 @@ struct Warnings {
     left: AtomicUsize,
 }
 
-/// From now on.
-pub(super) fn tell(command: Sender) {
-    let warnings = Box::leak(Box::new(Warnings { command, left: AtomicUsize::new(MOST) }));
+/// Tells them from now on.
+pub(super) fn begin(command: Sender) {
+    let warnings: &'static Warnings = Box::leak(Box::new(Warnings { command, left: AtomicUsize::new(MOST) }));
     if log::set_logger(warnings).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }
+}
+
+/// The container is made.
+pub(super) fn end() {
+    log::set_max_level(LevelFilter::Off);
 }
 
 impl Log for Warnings {
