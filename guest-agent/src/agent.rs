@@ -24,7 +24,7 @@ pub struct Agent {
     pub reaper: Reaper,
     /// Stdio streams that wait for a request, and the reverse.
     pub streams: Streams<VsockStream>,
-    /// All containers ever made in this guest.
+    /// The containers of this guest.
     pub containers: Containers,
     /// How it grows.
     pub memory: Memory,

@@ -122,7 +122,7 @@ impl agent_ttrpc::Agent for Service {
         let signal = container::signal_by_number(request.signal).map_err(status)?;
         let sent = match request.all {
             true => container.signal_all(signal),
-            false => container.process(&request.exec_id).and_then(|process| process.signal(signal)),
+            false => container.signal(&request.exec_id, signal),
         };
         sent.map_err(status)?;
         Ok(Empty::default())

@@ -1,6 +1,7 @@
 //! The stdio streams that the host has connected: each begins with a token, by which a request claims it.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,14 @@ const KEEP: Duration = Duration::from_secs(6 * STDIO_TIMEOUT_SECONDS);
 
 /// More connections than this may not wait to be claimed; further ones are closed.
 const MAX_UNCLAIMED: usize = 1024;
+
+/// How long the host may take to say which container it means, on streams that are no stdio.
+const GREETING_TIME: Duration = Duration::from_secs(10);
+
+/// What the host says first on such a stream, if it does in time.
+pub async fn greeting<T>(said: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(GREETING_TIME, said).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
 
 /// A stream that a request names did not come.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,15 @@ fn run<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
+fn a_host_that_does_not_say_whom_it_means_is_waited_for_so_long() {
+    run(async {
+        let silent = greeting(std::future::pending::<io::Result<()>>()).await;
+        assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(greeting(async { Ok(5) }).await.unwrap(), 5);
+    });
+}
+
+#[test]
 fn a_stream_connected_first_is_claimed_at_once() {
     run(async {
         let streams = Streams::default();

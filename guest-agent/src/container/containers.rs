@@ -1,10 +1,10 @@
 //! The containers of this guest, by id, and the share that they have in common.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use agent_protocol::SHARE_DIR;
@@ -15,10 +15,16 @@ use crate::agent::Agent;
 use crate::spec::Plan;
 use crate::sys;
 
-/// Every container that this guest has had, by id.
+/// So many that have ended are remembered, for callers that have yet to ask how: containers of a pod that fail come again and again, each
+/// with an id of its own.
+const MOST_ENDED: usize = 32;
+
+/// The containers of this guest that have not ended, and the last of those that have, by id.
 #[derive(Default)]
 pub struct Containers {
     by_id: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    /// Oldest first.
+    ended: Mutex<VecDeque<Weak<Container>>>,
     ending: std::sync::atomic::AtomicBool,
     share: tokio::sync::Mutex<Option<OwnedFd>>,
 }
@@ -54,6 +60,21 @@ impl Containers {
             Some(container) => by_id.insert(id.to_owned(), Some(container)),
             None => by_id.remove(id),
         };
+    }
+
+    /// The container is from now on one of those that may be forgotten.
+    pub fn ended(&self, container: &Arc<Container>) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.push_back(Arc::downgrade(container));
+        if ended.len() <= MOST_ENDED {
+            return;
+        }
+        let Some(oldest) = ended.pop_front().and_then(|oldest| oldest.upgrade()) else { return };
+        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        // Its id may be another's by now.
+        if by_id.get(&oldest.id).and_then(Option::as_ref).is_some_and(|known| Arc::ptr_eq(known, &oldest)) {
+            by_id.remove(&oldest.id);
+        }
     }
 
     /// Kills all, waits until they have ended and been synced, and unmounts what can be.

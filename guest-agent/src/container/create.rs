@@ -265,6 +265,7 @@ async fn supervise(
         agent.containers.forget_files(&agent, &container.plan);
     }
     report.ended(End { exit, oom_kills });
+    agent.containers.ended(&container);
 }
 
 #[cfg(test)]

@@ -75,6 +75,9 @@ async fn start(
     let streams = Streams::claim(agent, stdio).await?;
     // Much may have happened meanwhile; from here to the clone nothing can.
     accepts(container, request.ignore_paused)?;
+    if container.execs.was_killed(&request.exec_id) {
+        return Err(Error::Finished);
+    }
     let frozen = container.cgroup.freezing();
     let born = give_birth(agent, container, &plan, &streams, stdio, &request.sub_cgroup)?;
     let pid = born.pid;

@@ -1,6 +1,6 @@
 //! The exec'd processes of a container, by id.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Error, Process};
@@ -21,6 +21,8 @@ pub struct Execs {
 struct State {
     /// None while it is being made.
     by_id: HashMap<String, Option<Arc<Process>>>,
+    /// Those that were killed while they were being made.
+    killed: HashSet<String>,
     /// Oldest first.
     ended: VecDeque<String>,
 }
@@ -28,6 +30,7 @@ struct State {
 impl State {
     fn forget(&mut self, id: &str) {
         self.by_id.remove(id);
+        self.killed.remove(id);
         self.ended.retain(|ended| ended != id);
     }
 }
@@ -63,6 +66,21 @@ impl Execs {
         }
         state.by_id.insert(id.to_owned(), None);
         Ok(())
+    }
+
+    /// Has a process that is being made come to nothing; says whether there is one.
+    pub fn kill_unmade(&self, id: &str) -> bool {
+        let mut state = self.lock();
+        let unmade = matches!(state.by_id.get(id), Some(None));
+        if unmade {
+            state.killed.insert(id.to_owned());
+        }
+        unmade
+    }
+
+    /// Whether that has happened.
+    pub fn was_killed(&self, id: &str) -> bool {
+        self.lock().killed.contains(id)
     }
 
     /// The process of a reserved id.
@@ -109,6 +127,19 @@ mod tests {
         execs.ended("never was");
         let state = execs.lock();
         assert_eq!((state.by_id.len(), state.ended.len()), (MOST_ENDED, MOST_ENDED));
+    }
+
+    #[test]
+    fn one_that_is_being_made_can_be_killed() {
+        let execs = Execs::default();
+        assert!(!execs.kill_unmade("a"), "there is none");
+        execs.reserve("a").unwrap();
+        assert!(!execs.was_killed("a"));
+        assert!(execs.kill_unmade("a") && execs.kill_unmade("a"));
+        assert!(execs.was_killed("a"));
+        execs.forget("a");
+        execs.reserve("a").unwrap();
+        assert!(!execs.was_killed("a"), "it is another");
     }
 
     #[test]

@@ -95,6 +95,15 @@ impl Container {
         self.execs.get(exec_id).map(Found::Exec).ok_or_else(|| Error::NoProcess(exec_id.to_owned()))
     }
 
+    /// Sends a signal to the first process, or to the exec'd one with this id. Whoever asked for one that is being made may be gone: its
+    /// proxy's end kills it, then too.
+    pub fn signal(&self, exec_id: &str, signal: Signal) -> Result<(), Error> {
+        if signal == Signal::KILL && self.execs.kill_unmade(exec_id) {
+            return Ok(());
+        }
+        self.process(exec_id)?.signal(signal)
+    }
+
     /// Sends a signal to all processes. When there are none, all is done.
     pub fn signal_all(&self, signal: Signal) -> Result<(), Error> {
         if self.first.has_exited() && !self.cgroup.populated() {

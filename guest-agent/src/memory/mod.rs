@@ -76,19 +76,21 @@ impl Memory {
 
     /// Containers have come, or their limits have changed.
     pub fn consider(&self, agent: &Arc<Agent>) {
-        {
-            let mut told = self.told();
-            if !told.grows {
-                return;
-            }
-            // A raised limit may have made room: the host says so if not.
-            told.exhausted = false;
+        if !self.hopes() {
+            return;
         }
         if !self.watching.swap(true, Ordering::Relaxed) {
             tokio::spawn(watch(agent.clone()));
         } else {
             self.changed.notify_one();
         }
+    }
+
+    /// Whether there may be more at all. A raised limit may have made room: the host says so if not.
+    fn hopes(&self) -> bool {
+        let mut told = self.told();
+        told.exhausted &= !told.grows;
+        told.grows
     }
 
     /// What the host says. Binds the devices that are new.
@@ -312,6 +314,18 @@ mod tests {
         let mut watcher = Watcher::new(500 * MIB);
         let told = Told { grows: true, ..Told::default() };
         assert_eq!(watcher.next(&guest(500, 392, 390), &told, Instant::now()), Next::Pause);
+    }
+
+    #[test]
+    fn a_limit_that_is_raised_again_may_have_made_room() {
+        let memory = Memory::default();
+        assert!(!memory.hopes());
+        memory.told().grows = true;
+        for _ in 0..2 {
+            memory.update(&UpdateMemoryRequest { exhausted: true, ..Default::default() }).unwrap();
+            assert!(memory.told().exhausted);
+            assert!(memory.hopes() && !memory.told().exhausted);
+        }
     }
 
     #[test]

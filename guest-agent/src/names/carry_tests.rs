@@ -1,5 +1,6 @@
 use tokio::io::{AsyncReadExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::*;
 use agent_protocol::names::Way;

@@ -20,18 +20,15 @@ use agent_protocol::names::LISTENING;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_vsock::VsockStream;
 
 use crate::agent::Agent;
 use crate::container::{self, Container};
 use crate::network;
+use crate::streams;
 use frame::{Frame, read_id};
 use questions::{Asker, Questions};
 use redirect::Redirection;
-
-/// How long the host may take to say which container it means.
-const GREETING_TIME: Duration = Duration::from_secs(10);
 
 /// A question in a datagram is not longer.
 const LONGEST_DATAGRAM: usize = 4096;
@@ -67,8 +64,7 @@ pub async fn connected(stream: VsockStream, agent: Arc<Agent>) {
 }
 
 async fn serve(mut stream: VsockStream, agent: &Agent) -> Result<(), Error> {
-    let id = timeout(GREETING_TIME, read_id(&mut stream)).await;
-    let id = id.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Greeting)?;
+    let id = streams::greeting(read_id(&mut stream)).await.map_err(Error::Greeting)?;
     let container = agent.containers.get(&id)?;
     let (sockets, _redirection) = listen(&container, id)?;
     stream.write_all(&[LISTENING]).await.map_err(Error::Tell)?;

@@ -14,22 +14,17 @@ mod watches;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use agent_protocol::watch::{Greeting, MAX_MESSAGE};
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
 use tokio_vsock::VsockStream;
 
 use crate::agent::Agent;
 use crate::container::{self, Container};
-use crate::sys;
+use crate::{streams, sys};
 pub use fdinfo::{HANDLE_MAX, Handle};
 use look::Pace;
-
-/// How long the host may take to say which container it means.
-const GREETING_TIME: Duration = Duration::from_secs(10);
 
 /// Watching could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +48,7 @@ pub async fn connected(stream: VsockStream, agent: Arc<Agent>) {
 }
 
 async fn serve(mut stream: VsockStream, agent: &Agent) -> Result<(), Error> {
-    let greeting = timeout(GREETING_TIME, greeting(&mut stream)).await;
-    let greeting = greeting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Greeting)?;
+    let greeting = streams::greeting(greeting(&mut stream)).await.map_err(Error::Greeting)?;
     let container = agent.containers.get(&greeting.id)?;
     tokio::select! {
         () = container.exited() => return Ok(()),

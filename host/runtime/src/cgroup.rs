@@ -180,18 +180,54 @@ impl Place {
     }
 }
 
-impl HostCgroup {
-    /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host but for
-    /// [that of CPU time](Self::limit_cpu_time), and moves `pid`, the process behind the container's, into it. When that fails, no
-    /// cgroup of the container's stays but one that `pid` is in.
-    pub fn create(spec: &Spec, id: &str, systemd: bool, overhead: Overhead, pid: Pid) -> Result<Self, CgroupError> {
-        let linux = spec.linux().as_ref();
-        let wanted = place::wanted(linux.and_then(|l| l.cgroups_path().as_deref()), id, systemd)?;
+/// Where a container's cgroup is to be.
+#[derive(Debug)]
+pub struct Planned {
+    wanted: Wanted,
+    hierarchies: Hierarchies,
+    overhead: Overhead,
+    /// systemd is to make it.
+    by_systemd: bool,
+}
+
+impl Planned {
+    /// As a configuration says.
+    pub fn new(spec: &Spec, id: &str, systemd: bool, overhead: Overhead) -> Result<Self, CgroupError> {
+        let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+        let wanted = place::wanted(path, id, systemd)?;
         let hierarchies = Hierarchies::find()?;
-        let empty = Self { unified: hierarchies.unified, overhead, places: Vec::new(), scope: None };
-        let resources = linux.and_then(|l| l.resources().as_ref());
+        let by_systemd = systemd && matches!(wanted, Wanted::Absolute(_)) && systemd::runs();
+        Ok(Self { wanted, hierarchies, overhead, by_systemd })
+    }
+
+    fn empty(&self) -> HostCgroup {
+        HostCgroup { unified: self.hierarchies.unified, overhead: self.overhead, places: Vec::new(), scope: None }
+    }
+
+    fn path(&self, hierarchy: &Hierarchy) -> PathBuf {
+        hierarchy.mount_point.join(place::inside(hierarchy, self.hierarchies.unified, &self.wanted))
+    }
+
+    /// To be kept while it is made: what a command that is killed meanwhile leaves of it. What is there already is not this container's, and a
+    /// scope without a process goes by itself.
+    pub fn remains(&self) -> Option<HostCgroup> {
+        let place = |hierarchy: &Hierarchy| {
+            let path = self.path(hierarchy);
+            (!path.exists()).then(|| Place { controllers: hierarchy.controllers.clone(), path, made: false })
+        };
+        let places = || self.hierarchies.list.iter().filter_map(place).collect();
+        (!self.by_systemd).then(|| HostCgroup { places: places(), ..self.empty() })
+    }
+
+    /// Makes the container's cgroup in every hierarchy, applies the limits that count on the host but for
+    /// [that of CPU time](HostCgroup::limit_cpu_time), and moves `pid`, the process behind the container's, into it. When that fails, no
+    /// cgroup of the container's stays but one that `pid` is in.
+    pub fn make(self, spec: &Spec, id: &str, pid: Pid) -> Result<HostCgroup, CgroupError> {
+        let empty = self.empty();
+        let Self { wanted, hierarchies, by_systemd, .. } = self;
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let scope = match &wanted {
-            Wanted::Absolute(path) if systemd && systemd::runs() => {
+            Wanted::Absolute(path) if by_systemd => {
                 let processes = || hierarchies.processes(path);
                 let unified = hierarchies.unified;
                 let properties = systemd::annotated(spec.annotations().as_ref())?;
@@ -200,7 +236,7 @@ impl HostCgroup {
             }
             _ => None,
         };
-        let cgroup = Self { scope, ..empty }.create_in(&hierarchies, &wanted, resources)?;
+        let cgroup = HostCgroup { scope, ..empty }.create_in(&hierarchies, &wanted, resources)?;
         match cgroup.check_usable().and_then(|()| cgroup.add_process(pid)) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
@@ -209,7 +245,9 @@ impl HostCgroup {
             }
         }
     }
+}
 
+impl HostCgroup {
     fn create_in(
         mut self,
         hierarchies: &Hierarchies,
@@ -423,7 +461,7 @@ impl HostCgroup {
     pub fn starve(&self, ended: bool) -> io::Result<Option<Barren>> {
         match self.place("memory") {
             Some(place) if self.unified => Barren::beside(&place.path).map(Some),
-            Some(place) if ended => Ok(Some(Barren::Within(place.path.clone()))),
+            Some(place) if ended => Barren::within(&place.path).map(Some),
             _ => Ok(None),
         }
     }

@@ -258,6 +258,7 @@ pub fn main() -> ExitCode {
     if let Some(Command::Keeper) = cli.command {
         return monitor::keeper_main();
     }
+    sys::close_on_exec();
     // A file that cannot be read is the error of the commands that need it.
     let settings = Settings::load();
     let most = settings.as_ref().map_or_else(|_| Settings::default().log_level, |settings| settings.log_level);

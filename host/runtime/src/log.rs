@@ -55,9 +55,9 @@ impl Log {
         self.write(Level::Error, message);
     }
 
-    /// Writes an error to the file, if there is one, and nowhere else.
-    pub fn keep(&self, message: &str) -> io::Result<()> {
-        self.append(&self.line(Level::Error, message, &timestamp::now_seconds()))
+    /// Writes this to the file, if there is one, and nowhere else.
+    pub fn keep(&self, level: Level, message: &str) -> io::Result<()> {
+        self.append(&self.line(level, message, &timestamp::now_seconds()))
     }
 
     fn append(&self, line: &str) -> io::Result<()> {

@@ -167,8 +167,8 @@ struct Fate {
     end: Option<End>,
     /// To the order that was given last.
     answer: Option<MonitorEvent>,
-    /// How many answers are still to come to orders that nobody waits for any more. Orders are answered one after the other.
-    late: usize,
+    /// That one is not answered yet, and nobody waits for it any more; whether it was to plug something in.
+    late: Option<bool>,
     /// A keeper's shares are there.
     attached: bool,
     /// Ends when the process does.
@@ -198,23 +198,10 @@ impl Shared {
     }
 
     /// Waits for the answer to an order; nothing if the process ended instead, or took too long.
-    fn wait_answer(&self, timeout: Duration) -> Option<MonitorEvent> {
+    fn wait_answer(&self) -> Option<MonitorEvent> {
         let waiting = |fate: &mut Fate| fate.end.is_none() && fate.answer.is_none();
-        let waited = self.changed.wait_timeout_while(self.fate(), timeout, waiting);
-        let mut fate = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let answer = fate.answer.take();
-        if answer.is_none() {
-            fate.late += 1;
-        }
-        answer
-    }
-
-    /// An answer has come.
-    fn answered(&self, answer: MonitorEvent) {
-        self.change(|fate| match fate.late.checked_sub(1) {
-            Some(late) => fate.late = late,
-            None => fate.answer = Some(answer),
-        });
+        let waited = self.changed.wait_timeout_while(self.fate(), ORDER_TIMEOUT, waiting);
+        waited.unwrap_or_else(PoisonError::into_inner).0.answer.take()
     }
 
     /// Waits for the process's end; false if it did not come in time.
@@ -384,13 +371,29 @@ impl MonitorProcess {
     fn ask(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<MonitorEvent, MonitorError> {
         // An answer is to the order before it.
         let _one = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = self.shared.fate().late;
+        if let Some(plugs) = late {
+            let answer = self.shared.wait_answer().ok_or_else(|| self.unanswered())?;
+            self.shared.fate().late = None;
+            // What came when nobody waited for it any more would keep its window, and its tap, for good.
+            if let (true, MonitorEvent::Done { window }) = (plugs, answer) {
+                let _ = self.ask_next(&MonitorOrder::Unplug { window }, &[])?;
+            }
+        }
+        self.ask_next(order, descriptors)
+    }
+
+    fn ask_next(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<MonitorEvent, MonitorError> {
         let silent = |source| self.silent(source);
         let mut line = serde_json::to_vec(order).map_err(|error| silent(error.into()))?;
         line.push(b'\n');
         self.shared.fate().answer = None;
         descriptors::send(self.control.as_fd(), descriptors, &line)
             .map_err(|source| self.why_gone().unwrap_or_else(|| silent(source)))?;
-        self.shared.wait_answer(ORDER_TIMEOUT).ok_or_else(|| self.unanswered())
+        self.shared.wait_answer().ok_or_else(|| {
+            self.shared.fate().late = Some(matches!(order, MonitorOrder::Plug { .. }));
+            self.unanswered()
+        })
     }
 
     fn silent(&self, source: io::Error) -> MonitorError {
@@ -498,7 +501,7 @@ fn read_events(control: UnixStream, shared: &Shared, mut report: impl FnMut(&Mon
                 continue;
             }
             answer @ (MonitorEvent::Done { .. } | MonitorEvent::Refused { .. } | MonitorEvent::Console { .. }) => {
-                shared.answered(answer);
+                shared.change(|fate| fate.answer = Some(answer));
                 continue;
             }
             _ => continue,

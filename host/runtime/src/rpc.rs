@@ -10,13 +10,19 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protobuf::Message;
 use ttrpc::proto::{Codec, MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_RESPONSE, MessageHeader};
 use ttrpc::{Code, Request, Response};
 
+use crate::error::shown;
+
 const SERVICE: &str = "sandbox.agent.v1.Agent";
+/// How long a guest may take to take a call without a time limit.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// Written at once: the time limit of a write counts anew for each piece that the kernel takes, and this is one.
+const PIECE: usize = 16 << 10;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +113,11 @@ impl Rpc {
             return Err(RpcError::TooLarge(bytes.len()));
         }
         let (sender, receiver) = mpsc::sync_channel(1);
-        let number = self.send(&bytes, sender)?;
+        let until = Instant::now() + timeout.unwrap_or(SEND_TIMEOUT);
+        let number = self.send(&bytes, sender, until).map_err(|unsent| match unsent {
+            Unsent::Closed => RpcError::Closed,
+            Unsent::Late => RpcError::Timeout { method, after: timeout.unwrap_or(SEND_TIMEOUT) },
+        })?;
         let answer = match timeout {
             None => receiver.recv().map_err(|_| RpcError::Closed),
             Some(after) => receiver.recv_timeout(after).map_err(|error| match error {
@@ -124,7 +134,7 @@ impl Rpc {
         if let Some(status) = response.status.as_ref()
             && status.code() != Code::OK
         {
-            return Err(RpcError::Status { code: status.code(), message: status.message.clone() });
+            return Err(RpcError::Status { code: status.code(), message: shown(&status.message) });
         }
         A::parse_from_bytes(&response.payload).map_err(|error| malformed(error.to_string()))
     }
@@ -134,17 +144,51 @@ impl Rpc {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    fn send(&self, bytes: &[u8], sender: SyncSender<Vec<u8>>) -> Result<u32, RpcError> {
+    /// A guest that does not read would hold up whoever writes, and all that wait for their turn.
+    fn send(&self, bytes: &[u8], sender: SyncSender<Vec<u8>>, until: Instant) -> Result<u32, Unsent> {
         // Held while writing, so that messages do not mix.
         let mut next = locked(&self.next);
         let number = *next;
         *next = next.wrapping_add(2);
-        locked(&self.pending).as_mut().ok_or(RpcError::Closed)?.insert(number, sender);
+        locked(&self.pending).as_mut().ok_or(Unsent::Closed)?.insert(number, sender);
         let mut frame: Vec<u8> = MessageHeader::new_request(number, bytes.len() as u32).into();
         frame.extend_from_slice(bytes);
-        (&self.stream).write_all(&frame).map_err(|_| RpcError::Closed)?;
+        let mut left = frame.as_slice();
+        self.write(&mut left, until).inspect_err(|_| {
+            if let Some(pending) = locked(&self.pending).as_mut() {
+                pending.remove(&number);
+            }
+            // Nothing can follow a message that was sent in part.
+            if left.len() < frame.len() {
+                self.close();
+            }
+        })?;
         Ok(number)
     }
+
+    fn write(&self, bytes: &mut &[u8], until: Instant) -> Result<(), Unsent> {
+        while !bytes.is_empty() {
+            let left =
+                until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()).ok_or(Unsent::Late)?;
+            self.stream.set_write_timeout(Some(left)).map_err(|_| Unsent::Closed)?;
+            match (&self.stream).write(bytes.get(..PIECE).unwrap_or(bytes)) {
+                Ok(written) => *bytes = bytes.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(Unsent::Late);
+                }
+                Err(_) => return Err(Unsent::Closed),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a call was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsent {
+    Closed,
+    Late,
 }
 
 impl Drop for Rpc {

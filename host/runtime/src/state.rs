@@ -152,7 +152,8 @@ impl StateDir {
     /// Waits until no other command is at work on the container, and keeps others from it until this is dropped.
     pub fn lock(&mut self) -> Result<(), StateError> {
         if self.lock.is_none() {
-            let lock = open_lock(&self.path).map_err(at(&self.path))?.ok_or(StateError::Unknown)?;
+            // That of the directory which was opened: by its name another container may have come since.
+            let lock = open_lock(&self.file(LOCK)).map_err(at(&self.path))?.ok_or(StateError::Unknown)?;
             locked(&lock).map_err(at(&self.path))?;
             // It may have been removed meanwhile.
             let links = lock.metadata().map_err(at(&self.path))?.nlink();
@@ -274,7 +275,7 @@ fn read_record(path: &Path) -> io::Result<Option<Record>> {
 }
 
 fn open_lock(path: &Path) -> io::Result<Option<File>> {
-    match OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path.join(LOCK)) {
+    match OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
         Ok(lock) => Ok(Some(lock)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -340,7 +341,7 @@ fn sweep(root: &Path, path: &Path) -> io::Result<Found> {
     if path.symlink_metadata().is_err() {
         return Ok(Found::Nothing);
     }
-    let Some(lock) = open_lock(path)? else {
+    let Some(lock) = open_lock(&path.join(LOCK))? else {
         // Not this program's: it may go if it is empty.
         return fs::remove_dir(path).map(|()| Found::Nothing);
     };

@@ -3,6 +3,8 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr;
 
 /// Nanoseconds of CLOCK_MONOTONIC, which all processes of the host share.
@@ -73,6 +75,26 @@ pub fn block_signals(signals: &[i32]) -> io::Result<()> {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
+}
+
+/// Has a command's process begin with no signal blocked: by itself it has those blocked that this thread has.
+pub fn block_none_in(command: &mut Command) {
+    let none = signal_set(&[]);
+    let unblock = move || {
+        // SAFETY: both pointers are valid or null. The call takes no lock and no memory.
+        match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &none, ptr::null_mut()) } {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes one system call and nothing else.
+    unsafe { command.pre_exec(unblock) };
+}
+
+/// Has every descriptor from 3 up closed by an exec: callers leave some open, which are nothing for programs that this one starts.
+pub fn close_on_exec() {
+    // SAFETY: takes no pointers, and changes a flag of descriptors only.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// A descriptor from which blocked signals are read.

@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     any("blocks::reading_only", 240, reading_only),
     ours("blocks::in_a_user_namespace", 240, in_a_user_namespace),
     ours("blocks::a_rule_for_all_gives_none", 240, a_rule_for_all_gives_none),
+    ours("blocks::one_that_is_not_there", 120, one_that_is_not_there),
 ];
 
 const SIZE: usize = 16 << 20;
@@ -162,4 +163,13 @@ fn a_rule_for_all_gives_none(env: &Env) {
     let script =
         "ls /sys/block | grep -c '^vd'; [ -b /dev/disk ] && echo node; dd if=/dev/disk count=1 2>/dev/null | wc -c";
     assert_eq!(env.run(&bundle.script(script)).ok(), "0\nnode\n0");
+}
+
+/// Its node leads to nothing, and the caller is told.
+fn one_that_is_not_there(env: &Env) {
+    let device = json!({ "path": "/dev/none", "type": "b", "major": 4000, "minor": 1 });
+    let rule = json!({ "allow": true, "type": "b", "major": 4000, "minor": 1, "access": "rw" });
+    let outcome = env.run(&with(env.bundle(Root::Busybox), &[device], &[rule]).script("[ -b /dev/none ] && echo node"));
+    assert_eq!(outcome.ok(), "node");
+    assert!(outcome.stderr.contains("the host has no block device 4000:1"), "{outcome:?}");
 }

@@ -70,6 +70,10 @@ fn raised(env: &Env) {
     container.call(&["update", "--memory", "104857600", "--memory-swap", "104857600", &container.bundle.id]).ok();
     assert_eq!(touch("50").ok(), "touched 50 MiB\nstatus 0");
     assert_eq!(touch("300").ok(), "status 137");
+    // And again, higher: that the guest has met its end before does not count.
+    container.call(&["update", "--memory", "1258291200", "--memory-swap", "1258291200", &container.bundle.id]).ok();
+    assert_eq!(touch("1000").ok(), "touched 1000 MiB\nstatus 0");
+    assert_eq!(touch("1500").ok(), "status 137");
 }
 
 /// Where there is no more, the guest's kernel kills as it did before.

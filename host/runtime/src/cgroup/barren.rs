@@ -15,9 +15,12 @@ const SPARE: u64 = 1 << 20;
 pub enum Barren {
     /// In a cgroup made for it (v2), removed when this is dropped.
     Beside(PathBuf),
-    /// In the container's (v1), once [`exhaust`] has run there.
-    Within(PathBuf),
+    /// In the container's (v1), once [`exhaust`] has run there; with its limit, which holds again when this is dropped: the guest has yet to
+    /// end.
+    Within(PathBuf, String),
 }
+
+const LIMIT: &str = "memory.limit_in_bytes";
 
 impl Barren {
     /// Makes one beside a cgroup. What is there was left by a process that was killed.
@@ -32,11 +35,17 @@ impl Barren {
         Ok(barren)
     }
 
+    /// Has a cgroup of v1 be one.
+    pub(super) fn within(cgroup: &Path) -> io::Result<Self> {
+        let limit = hierarchy::read(cgroup, LIMIT)?;
+        Ok(Self::Within(cgroup.to_path_buf(), limit.trim().to_owned()))
+    }
+
     /// What the process needs there: the file that takes the one that asks for memory, or the cgroup's directory.
     pub fn open(&self) -> io::Result<File> {
         match self {
             Self::Beside(path) => OpenOptions::new().write(true).open(path.join("cgroup.procs")),
-            Self::Within(path) => File::open(path),
+            Self::Within(path, _) => File::open(path),
         }
     }
 }
@@ -44,14 +53,15 @@ impl Barren {
 /// Leaves a cgroup of v1 little more memory than it uses.
 pub fn exhaust(directory: &Path) -> io::Result<()> {
     let used: u64 = hierarchy::read(directory, "memory.usage_in_bytes")?.trim().parse().map_err(io::Error::other)?;
-    write(&directory.join("memory.limit_in_bytes"), &used.saturating_add(SPARE).to_string())
+    write(&directory.join(LIMIT), &used.saturating_add(SPARE).to_string())
 }
 
 impl Drop for Barren {
     fn drop(&mut self) {
-        if let Self::Beside(path) = self {
-            let _ = removal::remove(path);
-        }
+        let _ = match self {
+            Self::Beside(path) => removal::remove(path).map_err(drop),
+            Self::Within(path, limit) => write(&path.join(LIMIT), limit).map_err(drop),
+        };
     }
 }
 

@@ -87,6 +87,44 @@ fn one_that_was_there_stays_with_what_is_in_it() {
     assert!(leaf.exists());
 }
 
+#[test]
+fn what_is_left_of_one_that_was_being_made_goes() {
+    let root = tempfile::tempdir().unwrap();
+    let hierarchies = fake(root.path(), false);
+    let spec = spec("/a/b", Value::Null);
+    let wanted = place::wanted(spec.linux().as_ref().unwrap().cgroups_path().as_deref(), "id", false).unwrap();
+    let others = root.path().join("cpu/a/b");
+    fs::create_dir_all(&others).unwrap();
+    let planned = Planned { wanted, hierarchies, overhead: OVERHEAD, by_systemd: false };
+    let remains = planned.remains().unwrap();
+    assert!(!remains.has_processes());
+    let made = create_in(&planned.hierarchies, &spec).unwrap();
+    let kept: HostCgroup = serde_json::from_str(&serde_json::to_string(&remains).unwrap()).unwrap();
+    kept.remove().unwrap();
+    assert!(others.exists(), "it was there before");
+    assert_eq!(made.places.iter().filter(|place| place.path.exists()).count(), 1);
+    assert!(Planned { by_systemd: true, ..planned }.remains().is_none());
+}
+
+#[test]
+fn a_limit_of_v1_is_lowered_for_a_moment() {
+    let root = tempfile::tempdir().unwrap();
+    let hierarchies = fake(root.path(), false);
+    let cgroup = create_in(&hierarchies, &spec("/a", Value::Null)).unwrap();
+    let directory = cgroup.place("memory").unwrap().path.clone();
+    let limit = directory.join("memory.limit_in_bytes");
+    fs::write(&limit, "9223372036854771712\n").unwrap();
+    fs::write(directory.join("memory.usage_in_bytes"), "4096\n").unwrap();
+    assert!(cgroup.starve(false).unwrap().is_none());
+    let barren = cgroup.starve(true).unwrap().unwrap();
+    fs::write(&limit, "").unwrap();
+    exhaust(&directory).unwrap();
+    assert_eq!(fs::read_to_string(&limit).unwrap(), (4096 + (1 << 20)).to_string());
+    fs::write(&limit, "").unwrap();
+    drop(barren);
+    assert_eq!(fs::read_to_string(&limit).unwrap(), "9223372036854771712");
+}
+
 /// Ends the process and, should the test have failed, lets the cgroup go.
 struct Sleeper<'a>(std::process::Child, &'a HostCgroup);
 
@@ -105,7 +143,7 @@ fn a_process_lives_and_dies_in_a_real_one() {
     let id = format!("sandbox-test-{}", std::process::id());
     let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     let pid = Pid::from_child(&child);
-    let cgroup = match HostCgroup::create(&spec, &id, false, OVERHEAD, pid) {
+    let cgroup = match Planned::new(&spec, &id, false, OVERHEAD).and_then(|planned| planned.make(&spec, &id, pid)) {
         Ok(cgroup) => cgroup,
         Err(error) => {
             child.kill().unwrap();

@@ -98,6 +98,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         terminal: bundle.wants_terminal(),
         no_new_keyring: options.no_new_keyring,
         size: configured_size(bundle.spec.process().as_ref()),
+        oom_score: bundle.spec.process().as_ref().and_then(|process| process.oom_score_adj()),
         preserved: Vec::new(),
         attached: false,
         shares_network: joining.as_ref().is_some_and(Joining::shares_network),

@@ -113,11 +113,14 @@ fn refusal_end_and_silence_are_told_apart() {
     assert!(matches!(connect(&path, 9, BOOT_TIMEOUT), Err(ConnectError::Refused { port: 9, .. })));
     let (_directory, path, _thread) = socket(|stream| drop(connect_line(&stream)));
     assert!(matches!(connect(&path, 9, BOOT_TIMEOUT), Err(ConnectError::Closed(9))));
-    let (_directory, path, _thread) = socket(|stream| {
-        thread::sleep(Duration::from_secs(1));
+    // Open until the connection was given up.
+    let (given_up, until) = std::sync::mpsc::channel::<()>();
+    let (_directory, path, _thread) = socket(move |stream| {
+        let _ = until.recv();
         drop(stream);
     });
     assert!(matches!(connect(&path, 9, short), Err(ConnectError::Timeout(_))));
+    drop(given_up);
     let (_directory, path, _thread) = socket(|mut stream| {
         connect_line(&stream);
         let _ = stream.write_all(&[b'x'; 1 << 16]);
@@ -177,6 +180,30 @@ fn a_silent_agent_is_waited_for_so_long() {
     let error = guest.shutdown().unwrap_err();
     assert!(matches!(error, RpcError::Timeout { .. }) && start.elapsed() >= SHUTDOWN_TIMEOUT);
     assert_eq!(error.to_string(), "the guest agent did not answer Shutdown within 2 s");
+}
+
+#[test]
+fn an_agent_that_does_not_read_is_waited_for_no_longer() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let rpc = Rpc::new(ours).unwrap();
+    let request = CreateContainerRequest { spec_json: vec![b' '; 3 << 20], ..Default::default() };
+    let time = Duration::from_millis(200);
+    let error = rpc.call::<_, Empty>("CreateContainer", &request, Some(time)).unwrap_err();
+    assert!(matches!(error, RpcError::Timeout { method: "CreateContainer", after } if after == time), "{error}");
+    let error = rpc.call::<_, Empty>("Shutdown", &Empty::default(), Some(time)).unwrap_err();
+    assert!(matches!(error, RpcError::Closed), "{error}");
+}
+
+#[test]
+fn an_agents_sentence_cannot_drive_the_terminal() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let guest = Guest::over(ours, "c1").unwrap();
+    thread::spawn(move || {
+        let (number, _) = read_request(&theirs).unwrap();
+        reply(&theirs, number, Err((Code::INTERNAL, "no\x1b[2J\nsuch\tthing\n")));
+        read_request(&theirs);
+    });
+    assert_eq!(guest.wait().unwrap_err().to_string(), "no [2J such thing");
 }
 
 #[test]

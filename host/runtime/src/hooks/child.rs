@@ -13,6 +13,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::Failure;
+use crate::sys;
 
 /// So much of what a hook writes last is kept for the error's sentence.
 const OUTPUT_KEPT: usize = 2048;
@@ -57,6 +58,8 @@ fn command(hook: &Hook) -> Command {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own, so that a timeout ends its children too.
     command.process_group(0);
+    // `run` holds signals back, which are its container's and not the hook's.
+    sys::block_none_in(&mut command);
     command
 }
 

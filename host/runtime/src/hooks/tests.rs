@@ -51,6 +51,20 @@ fn without_env_the_commands_environment_is_there() {
 }
 
 #[test]
+fn hooks_have_neither_blocked_signals_nor_others_descriptors() {
+    let held = std::thread::spawn(|| {
+        crate::sys::block_signals(&[libc::SIGTERM, libc::SIGALRM]).unwrap();
+        run(shell("grep -qx 'SigBlk:[[:space:]]*0*' /proc/self/status"), b"").unwrap();
+    });
+    held.join().unwrap();
+    let (_other, leak) = std::io::pipe().unwrap();
+    rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
+    crate::sys::close_on_exec();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&leak);
+    run(shell(&format!("[ ! -e /proc/self/fd/{number} ]")), b"").unwrap();
+}
+
+#[test]
 fn failures_are_told_in_one_line() {
     let text = run(shell("echo said; echo why >&2; echo more >&2; exit 3"), b"").unwrap_err().to_string();
     assert_eq!(

@@ -105,14 +105,21 @@ impl Namesake {
     /// Starts it. The process has one thread.
     pub fn new() -> Result<Self, Errno> {
         let flags = libc::c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
+        let parent = std::process::id().cast_signed();
         // SAFETY: without CLONE_VM the child has a copy of all memory and, with no stack given, goes on where the parent does; it
-        // calls nothing but pause(2), which is async-signal-safe, until it is killed.
+        // makes a few system calls, which are async-signal-safe, until it is killed.
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         if pid == 0 {
-            loop {
+            // SAFETY: takes numbers and changes what the kernel knows of this process. It ends with its parent, however that ends, whose
+            // descriptors it has.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            // SAFETY: takes nothing and changes nothing. Another parent means that the first has ended before.
+            while unsafe { libc::getppid() } == parent {
                 // SAFETY: takes nothing and changes nothing.
                 unsafe { libc::pause() };
             }
+            // SAFETY: ends this process, without anything that is done at an end.
+            unsafe { libc::_exit(1) };
         }
         check(pid)?;
         Pid::from_raw(pid as i32).map(Self).ok_or(Errno::SRCH)

@@ -62,16 +62,18 @@ fn orders_are_answered() {
 }
 
 #[test]
-fn a_late_answer_is_not_the_next_orders() {
-    let shared = Shared::default();
-    let (short, done) = (Duration::from_millis(1), |window| MonitorEvent::Done { window });
-    for _ in 0..2 {
-        assert_eq!(shared.wait_answer(short), None);
-    }
-    (1..=3).for_each(|window| shared.answered(done(window)));
-    assert_eq!(shared.wait_answer(short), Some(done(3)));
-    shared.answered(done(4));
-    assert_eq!(shared.wait_answer(short), Some(done(4)));
+fn a_late_answer_is_not_the_next_ones() {
+    let script = r#"echo '{"event":"done","window":7}' >&3
+        read line <&3; case "$line" in *'"unplug","window":7'*) echo '{"event":"done","window":7}' >&3;; esac
+        read line <&3; case "$line" in *'"unplug","window":4'*) echo '{"event":"done","window":4}' >&3;; esac
+        read line <&3"#;
+    let (monitor, events) = monitor(script);
+    // As if the time of an order had run out.
+    events.recv().unwrap();
+    monitor.shared.fate().late = Some(true);
+    assert_eq!(monitor.carry_out(&MonitorOrder::Unplug { window: 4 }, &[]).unwrap(), Ok(4));
+    assert_eq!(monitor.shared.fate().late, None);
+    monitor.end();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -86,6 +87,7 @@ impl Lent {
 impl Windows for Lent {
     fn order(&self, order: &MonitorOrder, with: &[BorrowedFd<'_>]) -> Result<Result<u32, String>, MonitorError> {
         let silent = |source| MonitorError::Silent { role: Role::Monitor, id: self.owner.clone(), source };
-        self.ask(order, with).map_err(silent)
+        // After one that was not answered the next answer could be to that.
+        self.ask(order, with).inspect_err(|_| drop(self.connection.shutdown(Shutdown::Both))).map_err(silent)
     }
 }

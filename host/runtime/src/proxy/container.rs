@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use rustix::process::ioctl_tiocsctty;
+use rustix::process::{Resource, Rlimit, getrlimit, ioctl_tiocsctty, setrlimit};
 
 use super::protocol::{Channel, ContainerOrder, FromProxy, Network, Sender, Size, ToProxy};
-use super::{End, Inherited, wards};
+use super::warnings::Warnings;
+use super::{End, Inherited, oom, wards};
 use crate::blocks;
 use crate::console::{self, Pty};
 use crate::guest_files::GuestFiles;
@@ -37,7 +38,8 @@ pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
     let Ok(Some(ToProxy::Container(order))) = channel.receive() else { return FAILED };
     let Ok(directory) = state.try_clone() else { return FAILED };
     let (log, alone) = (order.log.clone(), Arc::new(AtomicBool::new(false)));
-    match follow(*order, signals, Parts { channel, state, lock, console, preserved, alone: alone.clone() }) {
+    let Ok(warnings) = channel.sender().map(|command| Warnings::begin(command, log.clone())) else { return FAILED };
+    match follow(*order, signals, Parts { channel, state, lock, console, preserved, warnings, alone: alone.clone() }) {
         Ok(end) => end,
         Err(error) => {
             let failed = FromProxy::Failed { message: error.to_string(), status: error.exit_status() };
@@ -51,7 +53,7 @@ pub(super) fn run(inherited: Inherited, signals: Signals) -> End {
 
 /// Tells those who come later why the container ended. There is nobody to whom a failure could be told.
 fn leave(sentence: &str, log: &Log, state: &OwnedFd) {
-    let _ = log.keep(sentence);
+    let _ = log.keep(::log::Level::Error, sentence);
     let _ = state::keep_reason(state.as_fd(), sentence);
 }
 
@@ -61,18 +63,23 @@ struct Parts {
     lock: OwnedFd,
     console: Option<OwnedFd>,
     preserved: Vec<OwnedFd>,
+    warnings: &'static Warnings,
     /// Set once the command is gone, and the container goes on.
     alone: Arc<AtomicBool>,
 }
 
 /// One thread until the network namespace is entered: others would stay behind.
 fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, SessionError> {
-    let Parts { channel, state, lock, console, preserved, alone } = parts;
+    let Parts { channel, state, lock, console, preserved, warnings, alone } = parts;
     let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;
     let [started, reading, read] = order.started_ns;
     let trace = Arc::new(Trace::from_environment(started)?);
     trace.span(Lane::Command, "read config", reading, read);
     trace.at(Lane::Command, "config read", read);
+    raise_descriptors();
+    if let Some(score) = order.oom_score {
+        oom::score(&score.to_string());
+    }
     // The bundle's file system can be unmounted while this runs.
     env::set_current_dir("/").map_err(SessionError::setup("the working directory"))?;
     let devices = Moving::from_here(order.network_devices.clone())?;
@@ -102,6 +109,7 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     let preserved = preserved::placed(&order.preserved, preserved);
     let result = session.run(order, preserved, &proceed, || {
         stdio::let_go().map_err(SessionError::setup("stdin, stdout and stderr"))?;
+        warnings.made();
         send(&sender, &FromProxy::Ready)
     });
     trace.now(Lane::Command, "cleaned up");
@@ -109,6 +117,13 @@ fn follow(order: ContainerOrder, signals: Signals, parts: Parts) -> Result<End, 
     let end = result?;
     written?;
     Ok(end)
+}
+
+/// A connection for each exec'd process, and two for one to a socket of the host, are more than many callers' limit, which is 1024.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // What cannot be raised is what there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn send(sender: &Sender, event: &FromProxy) -> Result<(), SessionError> {

@@ -1,6 +1,7 @@
 //! The proxy of an exec'd process.
 
 use std::env;
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +11,10 @@ use super::container::{FAILED, open_terminal};
 use super::network::join;
 use super::protocol::{Channel, ExecOrder, FromProxy, ToProxy};
 use super::wards::Ward;
-use super::{End, Inherited};
+use super::{End, Inherited, oom};
 use crate::guest::{ExecPlace, Guest, connect_stdio};
 use crate::preserved::{self, Preserved};
+use crate::rpc::RpcError;
 use crate::session::SessionError;
 use crate::signals::{Signals, is_request_to_end};
 use crate::state;
@@ -52,6 +54,7 @@ fn follow(
     given: Given,
 ) -> Result<End, SessionError> {
     env::set_current_dir("/").map_err(SessionError::setup("the working directory"))?;
+    let _ = fs::read_to_string(format!("/proc/{}/oom_score_adj", order.container_pid)).map(|score| oom::score(&score));
     let network = format!("/proc/{}/ns/net", order.container_pid);
     join(Path::new(&network)).map_err(SessionError::setup("the network namespace"))?;
     let Given { console, preserved } = given;
@@ -74,7 +77,10 @@ fn follow(
 
     let place = ExecPlace { sub_cgroup: order.sub_cgroup, ignore_paused: order.ignore_paused };
     if let Err(error) = guest.exec(order.process, stdio, place) {
-        ward.release();
+        // One that the agent does not speak of may come yet.
+        if matches!(error, RpcError::Status { .. }) {
+            ward.release();
+        }
         return Err(error.into());
     }
     let sender = channel.sender().map_err(SessionError::setup("the control socket"))?;

@@ -12,6 +12,7 @@ pub(crate) mod oom;
 pub mod process;
 pub mod protocol;
 pub(crate) mod wards;
+mod warnings;
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;
@@ -85,9 +86,10 @@ pub enum End {
 }
 
 impl End {
-    /// As the agent says it.
+    /// As the agent says it, which a hostile guest's may say of any signal: those that stop a process would stop this one for ever.
     pub fn new(exit_status: u32, signal: u32) -> Self {
         match i32::try_from(signal) {
+            Ok(libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) => Self::Exited(u8::MAX),
             Ok(signal @ 1..=64) => Self::Killed(signal),
             _ => Self::Exited(u8::try_from(exit_status).unwrap_or(u8::MAX)),
         }
@@ -98,9 +100,9 @@ impl End {
         match self {
             Self::Exited(status) => ExitCode::from(status),
             Self::Killed(signal) => {
-                // The container's memory is not in this process: its image would tell nobody anything.
-                let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-                let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+                // The container's memory is not in this process: its image would tell nobody anything. (A program that takes images, as
+                // core_pattern can name one, is given them whatever the limit for files is.)
+                let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
                 sys::die_by(signal);
                 ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
             }
@@ -152,6 +154,9 @@ mod tests {
         assert_eq!(End::new(137, 9), End::Killed(9));
         assert_eq!(End::new(4096, 0), End::Exited(255));
         assert_eq!(End::new(1, 65), End::Exited(1));
+        for signal in 19..=22 {
+            assert_eq!(End::new(0, signal), End::Exited(255));
+        }
         assert_eq!(End::new(1, u32::MAX), End::Exited(1));
     }
 }

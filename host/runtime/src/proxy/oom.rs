@@ -15,7 +15,7 @@ use std::fs;
 use std::hint::black_box;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -109,10 +109,18 @@ fn show(state: &OwnedFd, ended: bool) -> io::Result<bool> {
     Ok(true)
 }
 
+/// How soon the host's kernel ends this process, and those that it starts, for want of memory: a caller's own score (containerd's shim has
+/// -998) would have it end everybody else first. Less than the caller's takes CAP_SYS_RESOURCE; without that it stays, which harms nobody else.
+pub(super) fn score(score: &str) {
+    let _ = fs::write("/proc/self/oom_score_adj", score.trim_end());
+}
+
 /// The process that is there to be killed.
 pub(super) fn die() -> ExitCode {
     // The kernel's log shows this name.
     let _ = rustix::thread::set_name(c"sandbox-oom");
+    // The caller's is inherited, and conmon's is -1000: those the killer spares, and nobody would be counted.
+    score("1000");
     match (sys::inherited(fds::COMMAND), sys::inherited(fds::STATE)) {
         (Some(processes), _) => sys::starve(processes.as_fd()),
         (None, Some(directory)) => drop(eat(&directory)),
@@ -121,10 +129,15 @@ pub(super) fn die() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Takes the last memory, as the killer's first choice.
+/// Takes the last memory, as the killer's first choice: the monitor uses more, and has files to write still.
 fn eat(cgroup: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
-    fs::write("/proc/self/oom_score_adj", "1000")?;
-    exhaust(Path::new(&format!("/proc/self/fd/{}", cgroup.as_raw_fd())))?;
+    let directory = PathBuf::from(format!("/proc/self/fd/{}", cgroup.as_raw_fd()));
+    let own = std::process::id().to_string();
+    for pid in fs::read_to_string(directory.join("cgroup.procs"))?.lines().filter(|pid| *pid != own) {
+        // One that has ended meanwhile has none.
+        let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), "-999");
+    }
+    exhaust(&directory)?;
     Ok((0..PIECES).map(|_| black_box(vec![1; PIECE])).collect())
 }
 

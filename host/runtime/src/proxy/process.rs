@@ -116,14 +116,20 @@ impl ProxyProcess {
         self.sender.send(message).or_else(|_| self.expect(&FromProxy::Ready))
     }
 
-    /// Waits for what it says next; what it says instead is an error.
+    /// Waits for what it says next, but for warnings, which are passed on; what it says instead is an error.
     pub fn listen(&mut self) -> Result<FromProxy, ProxyError> {
-        match self.channel.receive() {
-            Ok(Some(FromProxy::Failed { message, status })) => Err(ProxyError::Failed { message, status }),
-            Ok(Some(said)) => Ok(said),
-            Ok(None) => Err(ProxyError::Gone),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(ProxyError::Gone),
-            Err(error) => Err(error.into()),
+        loop {
+            return match self.channel.receive() {
+                Ok(Some(FromProxy::Warning { message })) => {
+                    log::warn!("{message}");
+                    continue;
+                }
+                Ok(Some(FromProxy::Failed { message, status })) => Err(ProxyError::Failed { message, status }),
+                Ok(Some(said)) => Ok(said),
+                Ok(None) => Err(ProxyError::Gone),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(ProxyError::Gone),
+                Err(error) => Err(error.into()),
+            };
         }
     }
 

@@ -102,6 +102,8 @@ pub struct ContainerOrder {
     pub no_new_keyring: bool,
     /// Of the terminal, if it is known.
     pub size: Option<Size>,
+    /// How soon the host's kernel is to end the micro-VM for want of memory (`process.oomScoreAdj`).
+    pub oom_score: Option<i32>,
     /// What the descriptors from [`fds::PRESERVED`] up are for.
     pub preserved: Vec<Place>,
     /// The command waits for the container's end.
@@ -162,6 +164,11 @@ pub enum FromProxy {
     Placed {
         /// The monitor's process id.
         monitor: i32,
+    },
+    /// Something that the caller is to know, and that ends nothing.
+    Warning {
+        /// One sentence.
+        message: String,
     },
     /// The container is made, or the process was executed.
     Ready,

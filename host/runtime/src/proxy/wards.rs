@@ -5,14 +5,16 @@
 //! containers in the same micro-VM: see [`lending`].
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
 use super::lending;
-use crate::guest::{CALL_TIMEOUT, Guest};
+use crate::guest::{CALL_TIMEOUT, ConnectError, Guest, GuestError};
 use crate::network::windows::WINDOWS;
+use crate::rpc::RpcError;
 use crate::session::Session;
 use crate::state::{exec_socket_in, socket_in};
 
@@ -20,6 +22,12 @@ use crate::state::{exec_socket_in, socket_in};
 const LINE_LIMIT: u64 = 512;
 /// Said by a proxy whose process has ended.
 const ENDED: u8 = b'.';
+
+/// Lest an error that stays keeps a processor busy.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Each takes as long as a guest may take to answer.
+const ATTEMPTS: usize = 6;
 
 /// Said instead of a name, in which there is no colon: the network is to be looked at.
 const NETWORK: &str = ":network\n";
@@ -31,7 +39,12 @@ pub(super) fn watch(id: &str, session: &Arc<Session>) -> io::Result<()> {
     let listener = UnixListener::bind(exec_socket_in(session.state().as_fd()))?;
     let (id, session) = (id.to_string(), Arc::downgrade(session));
     let accept = move || {
-        for connection in listener.incoming().flatten() {
+        for connection in listener.incoming() {
+            // Without a descriptor to spare: who connects is there until there is one.
+            let Ok(connection) = connection else {
+                thread::sleep(PAUSE);
+                continue;
+            };
             let (id, session) = (id.clone(), session.clone());
             // Without a thread nobody watches this one; it has its process nevertheless.
             let _ = thread::Builder::new().name("ward".to_string()).spawn(move || guard(connection, &id, &session));
@@ -61,9 +74,18 @@ fn guard(connection: UnixStream, id: &str, session: &Weak<Session>) {
     let mut last = Vec::new();
     let _ = reader.take(LINE_LIMIT).read_to_end(&mut last);
     if last.first() != Some(&ENDED) {
-        // An error means that there is nobody left to kill.
-        let guest = Guest::reach(&socket_in(state.as_fd()), id).map(|guest| guest.of_process(name.trim_end()));
-        let _ = guest.map(|guest| guest.signal(9, false));
+        kill(&state, id, name.trim_end());
+    }
+}
+
+/// Has the guest kill an exec'd process. One that is busy is asked again; any other error means that there is nobody left to kill.
+fn kill(state: &OwnedFd, id: &str, exec_id: &str) {
+    for _ in 0..ATTEMPTS {
+        let reached = Guest::reach(&socket_in(state.as_fd()), id).map(|guest| guest.of_process(exec_id));
+        match reached.and_then(|guest| guest.signal(9, false).map_err(GuestError::from)) {
+            Err(GuestError::Connect(ConnectError::Timeout(_)) | GuestError::Rpc(RpcError::Timeout { .. })) => {}
+            _ => return,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! container's limit on the host lets it, and where there is none, what the settings say. Nothing of this exists before the first wish.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ pub(super) struct Growth {
     session: OnceLock<Weak<Session>>,
     sizes: OnceLock<Sizes>,
     progress: Mutex<Progress>,
+    /// A wish is being considered.
+    wished: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,15 +45,18 @@ struct Sizes {
 #[derive(Debug, Default)]
 struct Progress {
     added: u64,
+    /// The guest was told that there is no more.
+    exhausted: bool,
     considered: Option<Instant>,
 }
 
 impl Growth {
     /// The sizes of the session's micro-VM, in MiB.
     pub fn set(&self, session: &Arc<Session>, start_mib: u64, most_mib: u64) {
-        let _ = self.session.set(Arc::downgrade(session));
         let sizes = Sizes { start: start_mib.saturating_mul(1 << 20), most: most_mib.saturating_mul(1 << 20) };
+        // A wish that finds the session finds the sizes, too.
         let _ = self.sizes.set(sizes);
+        let _ = self.session.set(Arc::downgrade(session));
     }
 
     /// Whether there can be more than at the start.
@@ -58,11 +64,16 @@ impl Growth {
         self.sizes.get().is_some_and(|sizes| sizes.most > sizes.start)
     }
 
-    /// The guest has made a wish. The next one is heard when this one is answered: there is one thread at a time.
+    /// The guest has made a wish. The next one is heard when this one is answered: there is one thread at a time, and another that waits for
+    /// it. A monitor that the guest has taken over may tell of more.
     pub fn wished(&self) {
         let Some(session) = self.session.get().and_then(Weak::upgrade) else { return };
+        if self.wished.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let answer = move || session.grow();
         if let Err(error) = thread::Builder::new().name("growth".to_string()).spawn(answer) {
+            self.wished.store(false, Ordering::Release);
             log::warn!("the guest's wish for memory cannot be considered: {error}");
         }
     }
@@ -90,18 +101,24 @@ impl Session {
             thread::sleep(pause);
         }
         progress.considered = Some(Instant::now());
-        let cgroup = state::record_in(self.state.as_fd()).and_then(|record| record.cgroup);
-        let added = sizes.next(progress.added, cgroup.and_then(|cgroup| cgroup.guest_memory()));
+        let added = sizes.next(progress.added, self.allowed_memory());
         let mut windows = Vec::new();
         let exhausted = added == progress.added || !self.plug(added, &mut windows);
+        progress.exhausted = exhausted;
         if !exhausted {
             progress.added = added;
             log::debug!("the guest may have {} MiB more memory than at its start", added >> 20);
         }
         let request = UpdateMemoryRequest { windows, added_bytes: progress.added, exhausted, ..Default::default() };
         // So that the answer to this may be the next wish.
+        self.growth.wished.store(false, Ordering::Release);
         let _ = self.monitor.order(&MonitorOrder::HearWishes, &[]);
         self.tell_of_memory(&request);
+    }
+
+    /// All that the guest may have by its container's limit on the host.
+    fn allowed_memory(&self) -> Option<u64> {
+        state::record_in(self.state.as_fd())?.cgroup?.guest_memory()
     }
 
     /// Has the monitor offer so much; false if it cannot.
@@ -127,7 +144,10 @@ impl Session {
             Ok(Ok(window)) => {
                 let progress = self.growth.progress.lock().unwrap_or_else(PoisonError::into_inner);
                 let (windows, added_bytes) = (vec![window], progress.added);
-                self.tell_of_memory(&UpdateMemoryRequest { windows, added_bytes, ..Default::default() });
+                // What it knows stays true, unless the limit was raised meanwhile.
+                let more = |sizes: &Sizes| sizes.next(added_bytes, self.allowed_memory()) > added_bytes;
+                let exhausted = progress.exhausted && !self.growth.sizes.get().is_some_and(more);
+                self.tell_of_memory(&UpdateMemoryRequest { windows, added_bytes, exhausted, ..Default::default() });
             }
             Ok(Err(message)) => log::warn!("the guest gives no memory back: {message}"),
             // The monitor has ended.

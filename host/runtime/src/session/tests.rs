@@ -186,6 +186,7 @@ impl Lab {
             terminal: false,
             no_new_keyring: false,
             size: None,
+            oom_score: None,
             preserved: Vec::new(),
             attached: true,
             joined: None,
@@ -249,6 +250,7 @@ fn a_guest_that_wishes_for_memory_gets_some() {
         esac; done"#;
     let lab = lab(script, Ok(()), true);
     let growth = lab.session.growth.clone();
+    let session = Arc::downgrade(&lab.session);
     let result = lab.run(|signalled, asked| {
         (0..3).for_each(|_| drop(asked.recv().unwrap()));
         for (mib, windows, exhausted) in
@@ -257,6 +259,9 @@ fn a_guest_that_wishes_for_memory_gets_some() {
             growth.wished();
             assert_eq!(asked.recv().unwrap(), Asked::Memory(windows.to_vec(), mib << 20, exhausted));
         }
+        // What the guest knows of that stays.
+        session.upgrade().unwrap().report_free_pages();
+        assert_eq!(asked.recv().unwrap(), Asked::Memory(vec![12], 896 << 20, true));
         signalled.handle(libc::SIGUSR1);
         assert_eq!(asked.recv().unwrap(), Asked::Signal(10));
         assert_eq!(asked.recv().unwrap(), Asked::Shutdown);

@@ -147,6 +147,17 @@ fn a_lock_of_what_was_removed_meanwhile_is_none() {
 }
 
 #[test]
+fn a_lock_is_not_that_of_another_container_with_the_same_id() {
+    let root = tempfile::tempdir().unwrap();
+    let state = StateDir::create(root.path(), &id("c")).unwrap();
+    let mut other = StateDir::open(root.path(), &id("c")).unwrap();
+    state.remove().unwrap();
+    let _new = StateDir::create(root.path(), &id("c")).unwrap();
+    assert!(matches!(other.lock(), Err(StateError::Unknown)));
+    assert!(root.path().join("c").join(LOCK).exists());
+}
+
+#[test]
 fn long_roots_and_ids_have_sockets() {
     let root = tempfile::tempdir().unwrap();
     let long = root.path().join("r".repeat(150));
