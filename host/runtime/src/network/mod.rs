@@ -2,6 +2,7 @@
 //! a CNI plugin, a daemon later) needs to know nothing of micro-VMs. Each interface gets a tap beside it; what arrives at the one is
 //! sent out by the other (tc), and the guest's own interface behind the tap has the name, addresses and routes of the host's.
 
+mod answers;
 mod changes;
 pub mod devices;
 mod error;
