@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use agent_protocol::Plain;
 
 use super::description::{Interface, Network, Step};
 use super::messages::{self, Message, Verb};
@@ -37,7 +40,8 @@ impl<'a> Place<'a> {
     pub fn perform(&mut self, step: &Step, network: &Network, indices: &mut Indices) -> Result<(), Error> {
         let name = match step {
             Step::Plug(interface) => &interface.name,
-            _ => network.interface(step.window()).map_or("", |interface| &interface.name),
+            Step::SwitchIpv6(place, _) => place.name(),
+            _ => step.window().and_then(|window| network.interface(window)).map_or("", |interface| &interface.name),
         };
         let failed = |source| Error::Step { step: format!("{step} network interface {name:?}"), source };
         if let Step::Plug(interface) = step {
@@ -45,7 +49,7 @@ impl<'a> Place<'a> {
             indices.insert(interface.window, index);
             return Ok(());
         }
-        let index = indices.get(&step.window()).copied().unwrap_or_default();
+        let index = step.window().and_then(|window| indices.get(&window)).copied().unwrap_or_default();
         self.change(step, index, name).map_err(failed)
     }
 
@@ -55,11 +59,16 @@ impl<'a> Place<'a> {
             Step::Unplug(window) => gone(device::unbind(*window)),
             Step::Rename(_, name) => self.there.ask(messages::rename(index, name, None, None)),
             Step::SetMtu(_, mtu) => self.there.ask(messages::set_mtu(index, *mtu)),
-            Step::DisableIpv6(_, off) => self.disable_ipv6(name, *off),
+            Step::DisableIpv6(_, off) | Step::SwitchIpv6(_, off) => self.disable_ipv6(name, *off),
             Step::DisableArp(_, off) => self.there.ask(messages::disable_arp(index, *off)),
-            Step::AddAddress(_, address) => self.add(messages::address(Verb::Add, index, address)),
+            Step::AddAddress(_, address) => {
+                let added = self.add(messages::address(Verb::Add, index, address));
+                unless_switched_off(added, address.address.is_ipv6())
+            }
             Step::DeleteAddress(_, address) => self.delete(messages::address(Verb::Delete, index, address)),
-            Step::AddRoute(route) => self.add(messages::route(Verb::Add, index, route)),
+            Step::AddRoute(route) => {
+                unless_switched_off(self.add(messages::route(Verb::Add, index, route)), route.ipv6)
+            }
             Step::DeleteRoute(route) => self.delete(messages::route(Verb::Delete, index, route)),
             Step::AddNeighbour(neighbour) => self.add(messages::neighbour(Verb::Add, index, neighbour)),
             Step::DeleteNeighbour(neighbour) => self.delete(messages::neighbour(Verb::Delete, index, neighbour)),
@@ -96,13 +105,17 @@ impl<'a> Place<'a> {
         // Another namespace may know it by another number.
         let index = self.there.index(&interface.name)?;
         self.there.ask(messages::set_mtu(index, interface.mtu))?;
-        if interface.ipv6_disabled {
-            self.disable_ipv6(&interface.name, true)?;
-        }
+        // Whatever holds for interfaces to come.
+        self.disable_ipv6(&interface.name, interface.ipv6_disabled)?;
         if interface.no_arp {
             self.there.ask(messages::disable_arp(index, true))?;
         }
         self.there.ask(messages::up(index))?;
+        for (file, value) in &interface.sysctls {
+            let written = inside(self.namespace, || fs::write(Path::new("/proc/sys").join(file), value));
+            written
+                .map_err(|error| io::Error::new(error.kind(), format!("linux.sysctl: {file}: {}", Plain(&error))))?;
+        }
         Ok(index)
     }
 
@@ -113,6 +126,14 @@ impl<'a> Place<'a> {
             Err(error) if off && error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         }
+    }
+}
+
+/// Programs of the container may have switched IPv6 off.
+fn unless_switched_off(result: io::Result<()>, ipv6: bool) -> io::Result<()> {
+    match result {
+        Err(error) if ipv6 && error.raw_os_error() == Some(libc::EACCES) => Ok(()),
+        result => result,
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent_protocol::MAX_INTERFACES;
-use agent_protocol::agent::{NetworkInterface, UpdateNetworkRequest};
+use agent_protocol::agent::{Ipv6Off, NetworkInterface, UpdateNetworkRequest};
+use protobuf::MessageField;
 use vmm::devices::net::MAX_QUEUE_PAIRS;
 
 use super::multicast::AllGroups;
@@ -65,7 +66,8 @@ impl Interfaces {
         Ok(Self {
             netlink,
             plugged: Vec::new(),
-            told: UpdateNetworkRequest::default(),
+            // As the guest is by itself.
+            told: UpdateNetworkRequest { ipv6_off: MessageField::some(Ipv6Off::default()), ..Default::default() },
             socket,
             names: false,
             lent: lent.map(Arc::new),
@@ -209,6 +211,7 @@ fn request(found: Namespace, plugged: &[Plugged]) -> UpdateNetworkRequest {
         interfaces: found.links.into_iter().filter_map(interface).collect(),
         routes: found.routes,
         neighbours: found.neighbours,
+        ipv6_off: MessageField::some(found.ipv6_off),
         ..Default::default()
     }
 }
@@ -261,6 +264,6 @@ mod tests {
         let rest = without(all, &[plugged(5, 2)]);
         // As if it had never been there.
         assert_eq!(rest, request(namespace(&[4, 6]), &[plugged(4, 1), plugged(6, 3)]));
-        assert_eq!(without(rest, &[plugged(4, 1), plugged(6, 3)]), UpdateNetworkRequest::default());
+        assert_eq!(without(rest, &[plugged(4, 1), plugged(6, 3)]), request(namespace(&[]), &[]));
     }
 }

@@ -7,6 +7,7 @@ mod changes;
 pub mod devices;
 mod error;
 pub mod interfaces;
+pub mod ipv6;
 mod multicast;
 pub(crate) mod names;
 mod netlink;

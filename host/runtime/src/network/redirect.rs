@@ -194,7 +194,8 @@ mod tests {
     #[test]
     fn a_program_comes_before_the_redirect() {
         in_a_namespace(|netlink| {
-            let (Ok(made), Ok(program)) = (redirect(netlink, LOOPBACK, LOOPBACK), super::super::answers::load(LOOPBACK))
+            let (Ok(made), Ok(program)) =
+                (redirect(netlink, LOOPBACK, LOOPBACK), super::super::answers::load(LOOPBACK))
             else {
                 return;
             };
