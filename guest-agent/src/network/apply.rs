@@ -8,7 +8,7 @@ use std::path::Path;
 
 use agent_protocol::Plain;
 
-use super::description::{Interface, Network, Step};
+use super::description::{Interface, Network, Setting, Step};
 use super::messages::{self, Message, Verb};
 use super::netlink::Netlink;
 use super::{Error, device};
@@ -60,6 +60,7 @@ impl<'a> Place<'a> {
             Step::Rename(_, name) => self.there.ask(messages::rename(index, name, None, None)),
             Step::SetMtu(_, mtu) => self.there.ask(messages::set_mtu(index, *mtu)),
             Step::DisableIpv6(_, off) | Step::SwitchIpv6(_, off) => self.disable_ipv6(name, *off),
+            Step::Set(_, setting) => self.set(name, setting),
             Step::DisableArp(_, off) => self.there.ask(messages::disable_arp(index, *off)),
             Step::AddAddress(_, address) => {
                 let added = self.add(messages::address(Verb::Add, index, address));
@@ -111,12 +112,24 @@ impl<'a> Place<'a> {
             self.there.ask(messages::disable_arp(index, true))?;
         }
         self.there.ask(messages::up(index))?;
+        for setting in &interface.settings {
+            self.set(&interface.name, setting)?;
+        }
         for (file, value) in &interface.sysctls {
             let written = inside(self.namespace, || fs::write(Path::new("/proc/sys").join(file), value));
             written
                 .map_err(|error| io::Error::new(error.kind(), format!("linux.sysctl: {file}: {}", Plain(&error))))?;
         }
         Ok(index)
+    }
+
+    fn set(&self, name: &str, Setting { ipv6, name: setting, value }: &Setting) -> io::Result<()> {
+        let path = format!("/proc/sys/net/{}/conf/{name}/{setting}", if *ipv6 { "ipv6" } else { "ipv4" });
+        match inside(self.namespace, || fs::write(path, value.to_string())) {
+            // Another kernel may not know it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 
     fn disable_ipv6(&self, name: &str, off: bool) -> io::Result<()> {

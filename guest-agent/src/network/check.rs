@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use agent_protocol::agent::{NetworkAddress, NetworkInterface, NetworkRoute, UpdateNetworkRequest};
-use agent_protocol::{MAX_ADDRESSES, MAX_INTERFACES, MAX_NEIGHBOURS, MAX_ROUTES};
+use agent_protocol::agent::{NetworkAddress, NetworkInterface, NetworkRoute, NetworkSetting, UpdateNetworkRequest};
+use agent_protocol::{MAX_ADDRESSES, MAX_INTERFACES, MAX_NEIGHBOURS, MAX_ROUTES, MAX_SETTINGS};
 
 use super::Error;
-use super::description::{Address, Interface, Ipv6Off, Neighbour, Network, Route};
+use super::description::{Address, Interface, Ipv6Off, Neighbour, Network, Route, Setting};
 
 /// No VM has more windows.
 const WINDOWS: u32 = 64;
@@ -62,6 +62,7 @@ fn interface(given: &NetworkInterface) -> Result<Interface, Error> {
         mtu: given.mtu,
         ipv6_disabled: given.ipv6_disabled,
         no_arp: given.no_arp,
+        settings: each("settings", &given.settings, MAX_SETTINGS, setting)?,
         sysctls: Vec::new(),
         addresses: each("addresses", &given.addresses, MAX_ADDRESSES, address)?,
     })
@@ -76,6 +77,15 @@ fn name(name: &str) -> Result<(), Error> {
         return Err(Error::invalid("name", "is not a name for a network interface"));
     }
     Ok(())
+}
+
+/// Its name is part of a path too.
+fn setting(given: &NetworkSetting) -> Result<Setting, Error> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !(1..=64).contains(&given.name.len()) || !given.name.chars().all(allowed) {
+        return Err(Error::invalid("name", "is not a name for a setting"));
+    }
+    Ok(Setting { ipv6: given.ipv6, name: given.name.clone(), value: given.value })
 }
 
 fn address(given: &NetworkAddress) -> Result<Address, Error> {

@@ -74,6 +74,14 @@ fn gateways_of_the_other_family_are_ipv4s() {
     request.interfaces[0].addresses[0].peer = vec![10, 0, 0, 1];
     assert_eq!(check(&request).unwrap().interfaces[0].addresses[0].peer, Some(IpAddr::from([10, 0, 0, 1])));
     assert_eq!(check(&request).unwrap().ipv6_off, None);
+    let setting = |name: &str| NetworkSetting { name: name.to_owned(), value: -1, ..Default::default() };
+    request.interfaces[0].settings = vec![setting("arp_notify")];
+    let checked = Setting { ipv6: false, name: "arp_notify".to_owned(), value: -1 };
+    assert_eq!(check(&request).unwrap().interfaces[0].settings, [checked]);
+    for name in ["", "..", "a/b", "A", "a b"] {
+        let refused = problem(|r| r.interfaces[0].settings = vec![setting(name)]);
+        assert_eq!(refused, "network: interfaces[0].settings[0].name: is not a name for a setting");
+    }
     let off = agent_protocol::agent::Ipv6Off { everywhere: true, to_come: true, ..Default::default() };
     request.ipv6_off = Some(off).into();
     assert_eq!(check(&request).unwrap().ipv6_off, Some(Ipv6Off { everywhere: true, to_come: true, loopback: false }));

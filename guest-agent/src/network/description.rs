@@ -53,10 +53,23 @@ pub struct Interface {
     pub ipv6_disabled: bool,
     /// Nobody is asked for addresses of the link.
     pub no_arp: bool,
+    /// What somebody has changed on the host.
+    pub settings: Vec<Setting>,
     /// What config.json sets of it: files below /proc/sys, and what is written there.
     pub sysctls: Vec<(String, String)>,
     /// In the order in which they are added.
     pub addresses: Vec<Address>,
+}
+
+/// net.ipv4.conf.INTERFACE.NAME, or that of IPv6.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Of IPv6.
+    pub ipv6: bool,
+    /// Its last part.
+    pub name: String,
+    /// All are numbers.
+    pub value: i32,
 }
 
 /// An interface's own address.
@@ -130,6 +143,8 @@ pub enum Step {
     /// Beside devices, or for all of them.
     SwitchIpv6(Place, bool),
     /// Of the device in this window.
+    Set(u32, Setting),
+    /// Of the device in this window.
     AddAddress(u32, Address),
     /// Of the device in this window.
     DeleteAddress(u32, Address),
@@ -163,6 +178,10 @@ impl Network {
             Step::DisableIpv6(window, off) => self.change(*window, |interface| interface.ipv6_disabled = *off),
             Step::DisableArp(window, off) => self.change(*window, |interface| interface.no_arp = *off),
             Step::SwitchIpv6(place, off) => self.switch_ipv6(*place, *off),
+            Step::Set(window, setting) => self.change(*window, |interface| {
+                interface.settings.retain(|other| (other.ipv6, &other.name) != (setting.ipv6, &setting.name));
+                interface.settings.push(setting.clone());
+            }),
             Step::AddAddress(window, address) => {
                 self.change(*window, |interface| add(&mut interface.addresses, address))
             }
@@ -240,6 +259,7 @@ impl Step {
             | Step::SetMtu(window, _)
             | Step::DisableIpv6(window, _)
             | Step::DisableArp(window, _)
+            | Step::Set(window, _)
             | Step::AddAddress(window, _)
             | Step::DeleteAddress(window, _) => *window,
         })
@@ -258,6 +278,7 @@ impl fmt::Display for Step {
             Step::DisableIpv6(_, false) | Step::SwitchIpv6(_, false) => write!(f, "switch IPv6 on for"),
             Step::DisableArp(_, true) => write!(f, "switch ARP off for"),
             Step::DisableArp(_, false) => write!(f, "switch ARP on for"),
+            Step::Set(_, setting) => write!(f, "set {setting} of"),
             Step::AddAddress(_, address) => write!(f, "add the address {address} to"),
             Step::DeleteAddress(_, address) => write!(f, "delete the address {address} of"),
             Step::AddRoute(route) => write!(f, "add the route {route} to"),
@@ -265,6 +286,12 @@ impl fmt::Display for Step {
             Step::AddNeighbour(neighbour) => write!(f, "add the neighbour {} to", neighbour.address),
             Step::DeleteNeighbour(neighbour) => write!(f, "delete the neighbour {} of", neighbour.address),
         }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} to {}", if self.ipv6 { "ipv6" } else { "ipv4" }, self.name, self.value)
     }
 }
 

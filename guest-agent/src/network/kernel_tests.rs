@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 
-use super::description::{Address, Interface, Ipv6Off, Neighbour, Route, Step};
+use super::description::{Address, Interface, Ipv6Off, Neighbour, Route, Setting, Step};
 use super::netlink::Netlink;
 use super::*;
 use crate::sys;
@@ -45,6 +45,7 @@ fn loopback() -> Network {
         mtu: 9000,
         ipv6_disabled: false,
         no_arp: false,
+        settings: Vec::new(),
         sysctls: Vec::new(),
         addresses: vec![address("10.0.0.2", 24), address("fd00::2", 64)],
     };
@@ -174,6 +175,20 @@ fn ipv6_is_switched_where_it_is_asked_for() {
         established.update(&wanted, None).unwrap();
         assert_eq!((all(), established.network.ipv6_off), ([false; 3], Some(Ipv6Off::default())));
         assert!(shown("if_inet6").contains("fd000000000000000000000000000002 01 40 00"), "{}", shown("if_inet6"));
+    });
+}
+
+#[test]
+fn settings_are_written() {
+    in_a_namespace(|mut established| {
+        let mut wanted = loopback();
+        let set = |ipv6, name: &str, value| Setting { ipv6, name: name.to_owned(), value };
+        wanted.interfaces[0].settings =
+            vec![set(false, "arp_notify", 1), set(true, "accept_ra", 2), set(false, "no_such_thing", 1)];
+        established.update(&wanted, None).unwrap();
+        assert_eq!(established.network, wanted);
+        let shown = |file: &str| fs::read_to_string(format!("/proc/sys/net/{file}")).unwrap();
+        assert_eq!((shown("ipv4/conf/lo/arp_notify").trim(), shown("ipv6/conf/lo/accept_ra").trim()), ("1", "2"));
     });
 }
 

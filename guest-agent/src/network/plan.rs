@@ -110,6 +110,9 @@ impl Plan {
             if wanted.no_arp != interface.no_arp {
                 self.push(Step::DisableArp(interface.window, wanted.no_arp));
             }
+            for setting in wanted.settings.iter().filter(|setting| !interface.settings.contains(setting)) {
+                self.push(Step::Set(interface.window, setting.clone()));
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use super::super::description::{Ipv6Off, Neighbour, Route};
+use super::super::description::{Ipv6Off, Neighbour, Route, Setting};
 use super::*;
 
 fn ip(text: &str) -> IpAddr {
@@ -14,8 +14,8 @@ fn address(text: &str) -> Address {
 fn interface(window: u32, name: &str, addresses: &[&str]) -> Interface {
     let addresses = addresses.iter().map(|a| address(a)).collect();
     let mac = [2, 0, 0, 0, 0, window as u8];
-    let (name, sysctls) = (name.to_owned(), Vec::new());
-    Interface { window, name, mac, mtu: 1500, ipv6_disabled: false, no_arp: false, sysctls, addresses }
+    let (name, settings, sysctls) = (name.to_owned(), Vec::new(), Vec::new());
+    Interface { window, name, mac, mtu: 1500, ipv6_disabled: false, no_arp: false, settings, sysctls, addresses }
 }
 
 fn route(window: u32, destination: Option<&str>, gateway: &str) -> Route {
@@ -127,6 +127,20 @@ fn settings_change_and_what_they_shook_off_comes_back() {
     let steps = steps(&two(), &wanted);
     assert_eq!(steps[..2], [Step::SetMtu(5, 9000), Step::DisableIpv6(6, true)]);
     assert_eq!(steps.len(), 2 + 3 + 2 + 1, "{steps:?}");
+}
+
+#[test]
+fn a_setting_is_made_when_it_changes() {
+    let set = |value| Setting { ipv6: false, name: "rp_filter".to_owned(), value };
+    let with = |settings: &[Setting]| {
+        let mut network = two();
+        network.interfaces[1].settings = settings.to_vec();
+        network
+    };
+    assert_eq!(steps(&two(), &with(&[set(1)])), [Step::Set(6, set(1))]);
+    assert_eq!(steps(&with(&[set(1)]), &with(&[set(2)])), [Step::Set(6, set(2))]);
+    // What it was before nobody knows.
+    assert_eq!(steps(&with(&[set(1)]), &two()), []);
 }
 
 #[test]

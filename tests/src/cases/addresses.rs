@@ -95,12 +95,17 @@ fn less_usual(env: &Env) {
 /// The guest has the interface only after its other settings.
 fn settings_of_interfaces(env: &Env) {
     let (_world, place) = places();
+    place.run(&[
+        "sh",
+        "-c",
+        "echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_notify; echo 0 >/proc/sys/net/ipv6/conf/eth0/autoconf",
+    ]);
     let sysctls =
         json!({ "net.ipv4.conf.eth0.rp_filter": "2", "net/ipv6/conf/eth0/accept_ra": "0", "net.ipv4.ip_forward": "1" });
     let bundle = in_place(env, "box", &place)
         .set("/linux/sysctl", sysctls)
-        .script("cd /proc/sys/net; cat ipv4/conf/eth0/rp_filter ipv6/conf/eth0/accept_ra ipv4/ip_forward");
-    assert_eq!(env.run(&bundle).ok(), "2\n0\n1");
+        .script("cd /proc/sys/net; cat ipv4/conf/eth0/rp_filter ipv6/conf/eth0/accept_ra ipv4/ip_forward ipv4/conf/eth0/arp_notify ipv6/conf/eth0/autoconf");
+    assert_eq!(env.run(&bundle).ok(), "2\n0\n1\n1\n0");
     // One that is not there.
     let bundle = in_place(env, "none", &place)
         .set("/linux/sysctl", json!({ "net.ipv4.conf.eth7.rp_filter": "2" }))

@@ -13,6 +13,7 @@ pub(crate) mod names;
 mod netlink;
 mod redirect;
 mod scan;
+mod settings;
 mod subnets;
 mod sys;
 mod tap;

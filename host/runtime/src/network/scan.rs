@@ -16,6 +16,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
+use super::settings::Settings;
 use super::subnets::Subnets;
 use super::{NetworkError, ipv6, tap};
 
@@ -49,14 +50,19 @@ pub struct Namespace {
 pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
     let mut found = Namespace { ipv6_off: ipv6::off(), ..Namespace::default() };
     let ask = |netlink: &mut Netlink, what, message| netlink.list(message).map_err(NetworkError::scan(what));
+    let mut usual = Settings::default();
     for message in ask(netlink, "links", RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
         let RouteNetlinkMessage::NewLink(link) = message else { continue };
-        if is_tap(&link) {
+        if link.header.flags.contains(LinkFlags::Loopback) {
+            // In the order of their numbers `lo` is the first.
+            usual = Settings::of(&link);
+        } else if is_tap(&link) {
             found.taps.push(link.header.index);
-        } else if let Some(one) = shown(&link) {
+        } else if let Some(mut one) = shown(&link) {
             if passes_by(&link) {
                 return Err(NetworkError::PassesBy(one.interface.name));
             }
+            one.interface.settings = Settings::of(&link).changed(&usual);
             found.links.push(one);
         }
     }
