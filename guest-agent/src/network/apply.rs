@@ -111,7 +111,7 @@ impl<'a> Place<'a> {
         if interface.no_arp {
             self.there.ask(messages::disable_arp(index, true))?;
         }
-        self.there.ask(messages::up(index))?;
+        // Before the interface asks for routers, and hears of them.
         for setting in &interface.settings {
             self.set(&interface.name, setting)?;
         }
@@ -120,6 +120,7 @@ impl<'a> Place<'a> {
             written
                 .map_err(|error| io::Error::new(error.kind(), format!("linux.sysctl: {file}: {}", Plain(&error))))?;
         }
+        self.there.ask(messages::up(index))?;
         Ok(index)
     }
 

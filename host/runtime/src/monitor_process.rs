@@ -167,6 +167,8 @@ struct Fate {
     end: Option<End>,
     /// To the order that was given last.
     answer: Option<MonitorEvent>,
+    /// That one is not answered yet, and nobody waits for it any more; whether it was to plug something in.
+    late: Option<bool>,
     /// A keeper's shares are there.
     attached: bool,
     /// Ends when the process does.
@@ -369,13 +371,29 @@ impl MonitorProcess {
     fn ask(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<MonitorEvent, MonitorError> {
         // An answer is to the order before it.
         let _one = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = self.shared.fate().late;
+        if let Some(plugs) = late {
+            let answer = self.shared.wait_answer().ok_or_else(|| self.unanswered())?;
+            self.shared.fate().late = None;
+            // What came when nobody waited for it any more would keep its window, and its tap, for good.
+            if let (true, MonitorEvent::Done { window }) = (plugs, answer) {
+                let _ = self.ask_next(&MonitorOrder::Unplug { window }, &[])?;
+            }
+        }
+        self.ask_next(order, descriptors)
+    }
+
+    fn ask_next(&self, order: &MonitorOrder, descriptors: &[BorrowedFd<'_>]) -> Result<MonitorEvent, MonitorError> {
         let silent = |source| self.silent(source);
         let mut line = serde_json::to_vec(order).map_err(|error| silent(error.into()))?;
         line.push(b'\n');
         self.shared.fate().answer = None;
         descriptors::send(self.control.as_fd(), descriptors, &line)
             .map_err(|source| self.why_gone().unwrap_or_else(|| silent(source)))?;
-        self.shared.wait_answer().ok_or_else(|| self.unanswered())
+        self.shared.wait_answer().ok_or_else(|| {
+            self.shared.fate().late = Some(matches!(order, MonitorOrder::Plug { .. }));
+            self.unanswered()
+        })
     }
 
     fn silent(&self, source: io::Error) -> MonitorError {

@@ -62,6 +62,21 @@ fn orders_are_answered() {
 }
 
 #[test]
+fn a_late_answer_is_not_the_next_ones() {
+    let script = r#"echo '{"event":"done","window":7}' >&3
+        read line <&3; case "$line" in *'"unplug","window":7'*) echo '{"event":"done","window":7}' >&3;; esac
+        read line <&3; case "$line" in *'"unplug","window":4'*) echo '{"event":"done","window":4}' >&3;; esac
+        read line <&3"#;
+    let (monitor, events) = monitor(script);
+    // As if the time of an order had run out.
+    events.recv().unwrap();
+    monitor.shared.fate().late = Some(true);
+    assert_eq!(monitor.carry_out(&MonitorOrder::Unplug { window: 4 }, &[]).unwrap(), Ok(4));
+    assert_eq!(monitor.shared.fate().late, None);
+    monitor.end();
+}
+
+#[test]
 fn a_guest_that_does_not_answer_is_shown() {
     let script = r#"read line <&3; case "$line" in *'"order":"console"'*) ;; *) exit 1;; esac
         echo '{"event":"console","lines":["rcu: stall"]}' >&3; read line <&3"#;
