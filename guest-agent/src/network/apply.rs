@@ -64,14 +64,18 @@ impl<'a> Place<'a> {
             Step::DisableArp(_, off) => self.there.ask(messages::disable_arp(index, *off)),
             Step::AddAddress(_, address) => {
                 let added = self.add(messages::address(Verb::Add, index, address));
-                unless_switched_off(added, address.address.is_ipv6())
+                self.unless_off(added, address.address.is_ipv6(), name)
             }
             Step::DeleteAddress(_, address) => self.delete(messages::address(Verb::Delete, index, address)),
             Step::AddRoute(route) => {
-                unless_switched_off(self.add(messages::route(Verb::Add, index, route)), route.ipv6)
+                let added = self.add(messages::route(Verb::Add, index, route));
+                self.unless_off(added, route.ipv6, name)
             }
             Step::DeleteRoute(route) => self.delete(messages::route(Verb::Delete, index, route)),
-            Step::AddNeighbour(neighbour) => self.add(messages::neighbour(Verb::Add, index, neighbour)),
+            Step::AddNeighbour(neighbour) => {
+                let added = self.add(messages::neighbour(Verb::Add, index, neighbour));
+                self.unless_off(added, neighbour.address.is_ipv6(), name)
+            }
             Step::DeleteNeighbour(neighbour) => self.delete(messages::neighbour(Verb::Delete, index, neighbour)),
         }
     }
@@ -124,6 +128,15 @@ impl<'a> Place<'a> {
         Ok(index)
     }
 
+    /// Programs of the container may have switched IPv6 off.
+    fn unless_off(&self, result: io::Result<()>, ipv6: bool, name: &str) -> io::Result<()> {
+        let off = || {
+            let shown = inside(self.namespace, || fs::read_to_string(disable_ipv6(name)));
+            shown.is_ok_and(|shown| shown.trim() != "0")
+        };
+        if ipv6 && result.is_err() && off() { Ok(()) } else { result }
+    }
+
     fn set(&self, name: &str, Setting { ipv6, name: setting, value }: &Setting) -> io::Result<()> {
         let path = format!("/proc/sys/net/{}/conf/{name}/{setting}", if *ipv6 { "ipv6" } else { "ipv4" });
         match inside(self.namespace, || fs::write(path, value.to_string())) {
@@ -134,8 +147,7 @@ impl<'a> Place<'a> {
     }
 
     fn disable_ipv6(&self, name: &str, off: bool) -> io::Result<()> {
-        let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-        match inside(self.namespace, || fs::write(path, if off { "1" } else { "0" })) {
+        match inside(self.namespace, || fs::write(disable_ipv6(name), if off { "1" } else { "0" })) {
             // With an MTU that is too small for it, an interface has no IPv6 to be switched off.
             Err(error) if off && error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
@@ -143,12 +155,8 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Programs of the container may have switched IPv6 off.
-fn unless_switched_off(result: io::Result<()>, ipv6: bool) -> io::Result<()> {
-    match result {
-        Err(error) if ipv6 && error.raw_os_error() == Some(libc::EACCES) => Ok(()),
-        result => result,
-    }
+fn disable_ipv6(name: &str) -> String {
+    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
 }
 
 /// What is not there any more need not be deleted: programs of the container may have been faster.
