@@ -268,8 +268,11 @@ mod tests {
 
     const LOOPBACK: u32 = 1;
 
+    /// What the program says of a frame.
+    type Run<'a> = &'a dyn Fn(&[u8]) -> i32;
+
     /// In a network namespace of its own, where there is the privilege to make one and to load programs.
-    fn with_program(test: fn(&dyn Fn(&[u8]) -> i32)) {
+    fn with_program(test: fn(Run<'_>)) {
         let tested = std::thread::spawn(move || {
             if crate::sys::unshare_network().is_err() {
                 return;
