@@ -77,6 +77,9 @@ fn less_usual(env: &Env) {
             "link set lo up",
             "addr add fd00:90::2/64 dev eth0 nodad",
             "addr add fe80::99/64 dev eth0 nodad",
+            // Of several the kernel prefers the newest.
+            "addr add fd00:90::3/64 dev eth0 nodad",
+            "addr add fd00:90::4/64 dev eth0 nodad",
             "addr add 10.94.0.2 peer 10.94.0.1/32 dev eth0",
             "route add 10.99.0.0/16 via inet6 fd00:90::1 dev eth0",
             // An address that only `lo` has, and routes for some packets only.
@@ -86,10 +89,10 @@ fn less_usual(env: &Env) {
         ],
     );
     let bundle = in_place(env, "box", &place).script(
-        "ip -o addr show eth0 | grep -o fe80::99/64; ip route | grep -o 10.98.0.0/16; ping -c 1 -W 20 10.94.0.1 >/dev/null && echo pair
+        "ip -o addr show eth0 | grep -o -e fe80::99/64 -e fd00:90::[34]/64; ip route | grep -o 10.98.0.0/16; ping -c 1 -W 20 10.94.0.1 >/dev/null && echo pair
         ping -c 1 -W 20 10.99.0.1 >/dev/null && echo family",
     );
-    assert_eq!(env.run(&bundle).ok(), "fe80::99/64\n10.98.0.0/16\npair\nfamily");
+    assert_eq!(env.run(&bundle).ok(), "fd00:90::4/64\nfd00:90::3/64\nfe80::99/64\n10.98.0.0/16\npair\nfamily");
 }
 
 /// The guest has the interface only after its other settings.

@@ -90,6 +90,9 @@ pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
     for link in &mut found.links {
         subnets.leave_out(link);
     }
+    for link in &mut found.links {
+        in_order_of_making(&mut link.interface.addresses);
+    }
     leave_out_sources(&mut found);
     // A gateway is reached by a route that is there before.
     found.routes.sort_by_key(|route| (!route.gateway.is_empty(), route.prefix_length == 0));
@@ -167,6 +170,14 @@ fn octets(address: IpAddr) -> Vec<u8> {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     }
+}
+
+/// The kernel lists IPv6 addresses with the newest first, and prefers that one as the source of what it sends. The guest adds them as they
+/// were added here.
+fn in_order_of_making(addresses: &mut Vec<NetworkAddress>) {
+    let (six, mut all): (Vec<_>, Vec<_>) = addresses.drain(..).partition(|address| address.address.len() == 16);
+    all.extend(six.into_iter().rev());
+    *addresses = all;
 }
 
 /// The guest would refuse a route that prefers an address which it has not, as those of `lo`.
@@ -427,6 +438,18 @@ mod tests {
         let via = RouteVia::Inet6(Ipv6Addr::LOCALHOST);
         let by_another_family = with(&|message| message.attributes.push(RouteAttribute::Via(via.clone()))).unwrap();
         assert_eq!((by_another_family.gateway.len(), by_another_family.ipv6), (16, false));
+    }
+
+    #[test]
+    fn the_newest_address_comes_last() {
+        let address = |length, last| {
+            let mut address = vec![0; length];
+            address[length - 1] = last;
+            NetworkAddress { address, ..Default::default() }
+        };
+        let mut addresses = vec![address(4, 1), address(16, 3), address(4, 2), address(16, 2), address(16, 1)];
+        in_order_of_making(&mut addresses);
+        assert_eq!(addresses, [address(4, 1), address(4, 2), address(16, 1), address(16, 2), address(16, 3)]);
     }
 
     #[test]
