@@ -72,6 +72,8 @@ pub const MAX_BLOCK_DEVICES: usize = 7;
 pub const MAX_MEMORY_WINDOWS: usize = 2;
 /// How many addresses each can have.
 pub const MAX_ADDRESSES: usize = 64;
+/// How many settings of each can be given.
+pub const MAX_SETTINGS: usize = 64;
 /// How many routes there can be.
 pub const MAX_ROUTES: usize = 1024;
 /// How many permanent entries for neighbours.

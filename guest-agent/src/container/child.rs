@@ -112,7 +112,11 @@ fn names_and_sysctls(plan: &Plan) -> Result<(), Error> {
     }
     let sysctls = plan.spec.linux().iter().flat_map(|l| l.sysctl().iter().flatten());
     for (name, value) in sysctls {
-        sysctl(name, value).map_err(|source| Error::Sysctl { name: name.clone(), value: value.clone(), source })?;
+        match sysctl(name, value) {
+            // Of an interface that is set up between this and the start of the container, which looks whether it was there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && spec::sysctl::of_interface(name).is_some() => {}
+            set => set.map_err(|source| Error::Sysctl { name: name.clone(), value: value.clone(), source })?,
+        }
     }
     Ok(())
 }

@@ -73,6 +73,7 @@ impl Container {
             let place = self.notify.as_ref().ok_or(Error::NoNotify)?;
             place.open().map_err(step("make the socket for sd_notify"))?;
         }
+        self.check_sysctls()?;
         let not_created = |state| Error::NotCreated { id: self.id.clone(), state };
         let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         let channel = channel.ok_or_else(|| not_created("was started before"))?;

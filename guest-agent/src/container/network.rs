@@ -1,9 +1,9 @@
 //! What concerns the network of a container that exists: its namespace is that of its first process.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use agent_protocol::agent::UpdateNetworkRequest;
@@ -11,14 +11,35 @@ use agent_protocol::agent::UpdateNetworkRequest;
 use super::namespaces::path_of;
 use super::{Container, Error, step};
 use crate::network::{self, Network};
+use crate::spec;
 
 impl Container {
     /// Brings the network into the state that the request describes. It is the guest's own where the container has none.
     pub fn update_network(&self, request: &UpdateNetworkRequest) -> Result<(), Error> {
-        let wanted = network::check(request)?;
+        let mut wanted = network::check(request)?;
+        for (name, file, value) in spec::sysctl::of_interfaces(&self.plan.spec) {
+            for interface in wanted.interfaces.iter_mut().filter(|interface| interface.name == name) {
+                interface.sysctls.push((file.clone(), value.clone()));
+            }
+        }
         let namespace = self.network_namespace()?;
         let mut established = self.network.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(established.update(&wanted, namespace.as_ref())?)
+    }
+
+    /// Whether all interfaces are there for which config.json sets something.
+    pub fn check_sysctls(&self) -> Result<(), Error> {
+        let mut given = spec::sysctl::of_interfaces(&self.plan.spec).peekable();
+        if given.peek().is_none() {
+            return Ok(());
+        }
+        let namespace = self.network_namespace()?;
+        for (_, file, _) in given {
+            let path = Path::new("/proc/sys").join(&file);
+            let found = network::inside(namespace.as_ref(), || fs::metadata(&path));
+            found.map_err(step::<io::Error>(format!("set linux.sysctl {:?}", file.replace('/', "."))))?;
+        }
+        Ok(())
     }
 
     /// Gives back the windows of its interfaces, which others may need.

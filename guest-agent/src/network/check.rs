@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use agent_protocol::agent::{NetworkAddress, NetworkInterface, NetworkRoute, UpdateNetworkRequest};
-use agent_protocol::{MAX_ADDRESSES, MAX_INTERFACES, MAX_NEIGHBOURS, MAX_ROUTES};
+use agent_protocol::agent::{NetworkAddress, NetworkInterface, NetworkRoute, NetworkSetting, UpdateNetworkRequest};
+use agent_protocol::{MAX_ADDRESSES, MAX_INTERFACES, MAX_NEIGHBOURS, MAX_ROUTES, MAX_SETTINGS};
 
 use super::Error;
-use super::description::{Address, Interface, Neighbour, Network, Route};
+use super::description::{Address, Interface, Ipv6Off, Neighbour, Network, Route, Setting};
 
 /// No VM has more windows.
 const WINDOWS: u32 = 64;
@@ -32,7 +32,12 @@ pub fn check(request: &UpdateNetworkRequest) -> Result<Network, Error> {
         let (address, mac) = (ip("address", &given.address)?, mac(&given.mac)?);
         Ok(Neighbour { window: window(&given.interface)?, address, mac })
     })?;
-    Ok(Network { interfaces, routes, neighbours })
+    let ipv6_off = request.ipv6_off.as_ref().map(|off| Ipv6Off {
+        everywhere: off.everywhere,
+        to_come: off.to_come,
+        loopback: off.loopback,
+    });
+    Ok(Network { interfaces, routes, neighbours, ipv6_off })
 }
 
 fn each<T, U>(list: &str, given: &[T], most: usize, check: impl Fn(&T) -> Result<U, Error>) -> Result<Vec<U>, Error> {
@@ -57,6 +62,8 @@ fn interface(given: &NetworkInterface) -> Result<Interface, Error> {
         mtu: given.mtu,
         ipv6_disabled: given.ipv6_disabled,
         no_arp: given.no_arp,
+        settings: each("settings", &given.settings, MAX_SETTINGS, setting)?,
+        sysctls: Vec::new(),
         addresses: each("addresses", &given.addresses, MAX_ADDRESSES, address)?,
     })
 }
@@ -72,12 +79,22 @@ fn name(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Its name is part of a path too.
+fn setting(given: &NetworkSetting) -> Result<Setting, Error> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !(1..=64).contains(&given.name.len()) || !given.name.chars().all(allowed) {
+        return Err(Error::invalid("name", "is not a name for a setting"));
+    }
+    Ok(Setting { ipv6: given.ipv6, name: given.name.clone(), value: given.value })
+}
+
 fn address(given: &NetworkAddress) -> Result<Address, Error> {
     let address = ip("address", &given.address)?;
     let broadcast = optional("broadcast", &given.broadcast, address.is_ipv6())?;
     Ok(Address {
         address,
         prefix: prefix(given.prefix_length, address.is_ipv6())?,
+        peer: optional("peer", &given.peer, address.is_ipv6())?,
         broadcast: broadcast.and_then(|broadcast| match broadcast {
             IpAddr::V4(broadcast) => Some(broadcast),
             IpAddr::V6(_) => None,
@@ -102,7 +119,7 @@ fn route(given: &NetworkRoute, window: u32) -> Result<Route, Error> {
         ipv6,
         destination,
         prefix,
-        gateway: optional("gateway", &given.gateway, ipv6)?,
+        gateway: gateway(&given.gateway, ipv6)?,
         source: optional("source", &given.source, ipv6)?,
         metric: given.metric,
         scope: scope(given.scope)?,
@@ -129,6 +146,11 @@ fn optional(field: &str, bytes: &[u8], ipv6: bool) -> Result<Option<IpAddr>, Err
         address if address.is_ipv6() == ipv6 => Ok(Some(address)),
         _ => Err(Error::invalid(field, "is of the other family")),
     }
+}
+
+/// An IPv4 route can lead to a neighbour that has an address of IPv6 only.
+fn gateway(bytes: &[u8], ipv6: bool) -> Result<Option<IpAddr>, Error> {
+    optional("gateway", bytes, ipv6 || bytes.len() == 16)
 }
 
 fn prefix(length: u32, ipv6: bool) -> Result<u8, Error> {

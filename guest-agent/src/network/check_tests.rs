@@ -67,6 +67,27 @@ fn both_families_are_addresses() {
 }
 
 #[test]
+fn gateways_of_the_other_family_are_ipv4s() {
+    let mut request = good();
+    request.routes[0].gateway = vec![0xfe; 16];
+    assert_eq!(check(&request).unwrap().routes[0].gateway, Some(IpAddr::from([0xfe; 16])));
+    request.interfaces[0].addresses[0].peer = vec![10, 0, 0, 1];
+    assert_eq!(check(&request).unwrap().interfaces[0].addresses[0].peer, Some(IpAddr::from([10, 0, 0, 1])));
+    assert_eq!(check(&request).unwrap().ipv6_off, None);
+    let setting = |name: &str| NetworkSetting { name: name.to_owned(), value: -1, ..Default::default() };
+    request.interfaces[0].settings = vec![setting("arp_notify")];
+    let checked = Setting { ipv6: false, name: "arp_notify".to_owned(), value: -1 };
+    assert_eq!(check(&request).unwrap().interfaces[0].settings, [checked]);
+    for name in ["", "..", "a/b", "A", "a b"] {
+        let refused = problem(|r| r.interfaces[0].settings = vec![setting(name)]);
+        assert_eq!(refused, "network: interfaces[0].settings[0].name: is not a name for a setting");
+    }
+    let off = agent_protocol::agent::Ipv6Off { everywhere: true, to_come: true, ..Default::default() };
+    request.ipv6_off = Some(off).into();
+    assert_eq!(check(&request).unwrap().ipv6_off, Some(Ipv6Off { everywhere: true, to_come: true, loopback: false }));
+}
+
+#[test]
 fn names_are_those_of_the_kernel() {
     for good in ["a", "eth0", "0123456789abcde", "veth-1.2@x", "ä"] {
         assert!(name(good).is_ok(), "{good}");
@@ -95,6 +116,10 @@ fn what_means_nothing_is_refused_by_its_place() {
     assert_eq!(
         problem(|r| r.interfaces[0].addresses[0].address = vec![0; 5]),
         "network: interfaces[0].addresses[0].address: must have 4 bytes or 16"
+    );
+    assert_eq!(
+        problem(|r| r.interfaces[0].addresses[0].peer = vec![0; 16]),
+        "network: interfaces[0].addresses[0].peer: is of the other family"
     );
     assert_eq!(problem(|r| r.routes[0].ipv6 = true), "network: routes[0].gateway: is of the other family");
     assert_eq!(

@@ -12,6 +12,30 @@ pub struct Network {
     pub routes: Vec<Route>,
     /// Permanent entries.
     pub neighbours: Vec<Neighbour>,
+    /// None where it is left as it is.
+    pub ipv6_off: Option<Ipv6Off>,
+}
+
+/// Where there is to be no IPv6, beside the interfaces' own settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ipv6Off {
+    /// The setting for all: what changes it changes it everywhere.
+    pub everywhere: bool,
+    /// For interfaces to come.
+    pub to_come: bool,
+    /// For `lo`.
+    pub loopback: bool,
+}
+
+/// One of these settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// See [`Ipv6Off::everywhere`].
+    Everywhere,
+    /// See [`Ipv6Off::to_come`].
+    ToCome,
+    /// See [`Ipv6Off::loopback`].
+    Loopback,
 }
 
 /// One device.
@@ -29,8 +53,23 @@ pub struct Interface {
     pub ipv6_disabled: bool,
     /// Nobody is asked for addresses of the link.
     pub no_arp: bool,
+    /// What somebody has changed on the host.
+    pub settings: Vec<Setting>,
+    /// What config.json sets of it: files below /proc/sys, and what is written there.
+    pub sysctls: Vec<(String, String)>,
     /// In the order in which they are added.
     pub addresses: Vec<Address>,
+}
+
+/// net.ipv4.conf.INTERFACE.NAME, or that of IPv6.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Of IPv6.
+    pub ipv6: bool,
+    /// Its last part.
+    pub name: String,
+    /// All are numbers.
+    pub value: i32,
 }
 
 /// An interface's own address.
@@ -40,6 +79,8 @@ pub struct Address {
     pub address: IpAddr,
     /// Of its subnet.
     pub prefix: u8,
+    /// The link's other end, whose subnet it is then.
+    pub peer: Option<IpAddr>,
     /// IPv6 knows none.
     pub broadcast: Option<Ipv4Addr>,
     /// rtnetlink's number.
@@ -59,7 +100,7 @@ pub struct Route {
     pub destination: Option<IpAddr>,
     /// Of the destination.
     pub prefix: u8,
-    /// None for what is reached directly.
+    /// None for what is reached directly. An IPv4 route can have one of IPv6.
     pub gateway: Option<IpAddr>,
     /// To prefer.
     pub source: Option<IpAddr>,
@@ -99,6 +140,10 @@ pub enum Step {
     DisableIpv6(u32, bool),
     /// Of the device in this window.
     DisableArp(u32, bool),
+    /// Beside devices, or for all of them.
+    SwitchIpv6(Place, bool),
+    /// Of the device in this window.
+    Set(u32, Setting),
     /// Of the device in this window.
     AddAddress(u32, Address),
     /// Of the device in this window.
@@ -132,6 +177,11 @@ impl Network {
             Step::SetMtu(window, mtu) => self.change(*window, |interface| interface.mtu = *mtu),
             Step::DisableIpv6(window, off) => self.change(*window, |interface| interface.ipv6_disabled = *off),
             Step::DisableArp(window, off) => self.change(*window, |interface| interface.no_arp = *off),
+            Step::SwitchIpv6(place, off) => self.switch_ipv6(*place, *off),
+            Step::Set(window, setting) => self.change(*window, |interface| {
+                interface.settings.retain(|other| (other.ipv6, &other.name) != (setting.ipv6, &setting.name));
+                interface.settings.push(setting.clone());
+            }),
             Step::AddAddress(window, address) => {
                 self.change(*window, |interface| add(&mut interface.addresses, address))
             }
@@ -143,6 +193,19 @@ impl Network {
             Step::AddNeighbour(neighbour) => add(&mut self.neighbours, neighbour),
             Step::DeleteNeighbour(neighbour) => self.neighbours.retain(|other| other != neighbour),
         }
+    }
+
+    fn switch_ipv6(&mut self, place: Place, off: bool) {
+        let mut now = self.ipv6_off.unwrap_or_default();
+        match place {
+            Place::Everywhere => {
+                now = Ipv6Off { everywhere: off, to_come: off, loopback: off };
+                self.interfaces.iter_mut().for_each(|interface| interface.ipv6_disabled = off);
+            }
+            Place::ToCome => now.to_come = off,
+            Place::Loopback => now.loopback = off,
+        }
+        self.ipv6_off = Some(now);
     }
 
     fn change(&mut self, window: u32, change: impl FnOnce(&mut Interface)) {
@@ -158,10 +221,36 @@ fn add<T: Clone + PartialEq>(list: &mut Vec<T>, one: &T) {
     }
 }
 
-impl Step {
-    /// Where.
-    pub fn window(&self) -> u32 {
+impl Ipv6Off {
+    /// The setting of one place.
+    pub fn at(self, place: Place) -> bool {
+        match place {
+            Place::Everywhere => self.everywhere,
+            Place::ToCome => self.to_come,
+            Place::Loopback => self.loopback,
+        }
+    }
+}
+
+impl Place {
+    /// All, in the order in which they are set.
+    pub const ALL: [Place; 3] = [Place::Everywhere, Place::ToCome, Place::Loopback];
+
+    /// As /proc/sys/net/ipv6/conf has it.
+    pub fn name(self) -> &'static str {
         match self {
+            Place::Everywhere => "all",
+            Place::ToCome => "default",
+            Place::Loopback => "lo",
+        }
+    }
+}
+
+impl Step {
+    /// Where, if it is about one device.
+    pub fn window(&self) -> Option<u32> {
+        Some(match self {
+            Step::SwitchIpv6(..) => return None,
             Step::Plug(interface) => interface.window,
             Step::AddRoute(route) | Step::DeleteRoute(route) => route.window,
             Step::AddNeighbour(neighbour) | Step::DeleteNeighbour(neighbour) => neighbour.window,
@@ -170,9 +259,10 @@ impl Step {
             | Step::SetMtu(window, _)
             | Step::DisableIpv6(window, _)
             | Step::DisableArp(window, _)
+            | Step::Set(window, _)
             | Step::AddAddress(window, _)
             | Step::DeleteAddress(window, _) => *window,
-        }
+        })
     }
 }
 
@@ -184,10 +274,11 @@ impl fmt::Display for Step {
             Step::Plug(interface) => write!(f, "plug in window {},", interface.window),
             Step::Rename(_, name) => write!(f, "give the name {name:?} to"),
             Step::SetMtu(_, mtu) => write!(f, "set an MTU of {mtu} for"),
-            Step::DisableIpv6(_, true) => write!(f, "switch IPv6 off for"),
-            Step::DisableIpv6(_, false) => write!(f, "switch IPv6 on for"),
+            Step::DisableIpv6(_, true) | Step::SwitchIpv6(_, true) => write!(f, "switch IPv6 off for"),
+            Step::DisableIpv6(_, false) | Step::SwitchIpv6(_, false) => write!(f, "switch IPv6 on for"),
             Step::DisableArp(_, true) => write!(f, "switch ARP off for"),
             Step::DisableArp(_, false) => write!(f, "switch ARP on for"),
+            Step::Set(_, setting) => write!(f, "set {setting} of"),
             Step::AddAddress(_, address) => write!(f, "add the address {address} to"),
             Step::DeleteAddress(_, address) => write!(f, "delete the address {address} of"),
             Step::AddRoute(route) => write!(f, "add the route {route} to"),
@@ -195,6 +286,12 @@ impl fmt::Display for Step {
             Step::AddNeighbour(neighbour) => write!(f, "add the neighbour {} to", neighbour.address),
             Step::DeleteNeighbour(neighbour) => write!(f, "delete the neighbour {} of", neighbour.address),
         }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} to {}", if self.ipv6 { "ipv6" } else { "ipv4" }, self.name, self.value)
     }
 }
 

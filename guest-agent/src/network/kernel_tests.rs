@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 
-use super::description::{Address, Interface, Neighbour, Route, Step};
+use super::description::{Address, Interface, Ipv6Off, Neighbour, Route, Setting, Step};
 use super::netlink::Netlink;
 use super::*;
 use crate::sys;
@@ -20,6 +20,7 @@ fn loopback() -> Network {
     let address = |text: &str, prefix| Address {
         address: text.parse().unwrap(),
         prefix,
+        peer: None,
         broadcast: None,
         scope: 0,
         no_prefix_route: false,
@@ -44,6 +45,8 @@ fn loopback() -> Network {
         mtu: 9000,
         ipv6_disabled: false,
         no_arp: false,
+        settings: Vec::new(),
+        sysctls: Vec::new(),
         addresses: vec![address("10.0.0.2", 24), address("fd00::2", 64)],
     };
     Network {
@@ -54,6 +57,7 @@ fn loopback() -> Network {
             Route { scope: 0, ..route(Some("fd01::"), None, "fd00::2") },
         ],
         neighbours: vec![neighbour("10.0.0.9"), neighbour("fd00::9")],
+        ipv6_off: None,
     }
 }
 
@@ -150,5 +154,65 @@ fn arp_is_switched_off_and_on() {
             established.update(&wanted, None).unwrap();
             assert_eq!(established.network, wanted);
         }
+    });
+}
+
+#[test]
+fn ipv6_is_switched_where_it_is_asked_for() {
+    in_a_namespace(|mut established| {
+        let off = |name: &str| fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")).unwrap();
+        let all = || ["all", "default", "lo"].map(|name| off(name).trim() == "1");
+        let mut wanted = loopback();
+        established.update(&wanted, None).unwrap();
+        assert_eq!(all(), [false; 3]);
+        // The interface that is followed here is `lo` itself.
+        wanted.ipv6_off = Some(Ipv6Off { everywhere: true, to_come: true, loopback: false });
+        established.update(&wanted, None).unwrap();
+        assert_eq!(all(), [true, true, false]);
+        assert!(shown("if_inet6").contains("fd000000000000000000000000000002 01 40 00"), "{}", shown("if_inet6"));
+        assert!(shown("ipv6_route").contains("fd010000000000000000000000000000 18"), "{}", shown("ipv6_route"));
+        wanted.ipv6_off = Some(Ipv6Off::default());
+        established.update(&wanted, None).unwrap();
+        assert_eq!((all(), established.network.ipv6_off), ([false; 3], Some(Ipv6Off::default())));
+        assert!(shown("if_inet6").contains("fd000000000000000000000000000002 01 40 00"), "{}", shown("if_inet6"));
+    });
+}
+
+#[test]
+fn settings_are_written() {
+    in_a_namespace(|mut established| {
+        let mut wanted = loopback();
+        let set = |ipv6, name: &str, value| Setting { ipv6, name: name.to_owned(), value };
+        wanted.interfaces[0].settings =
+            vec![set(false, "arp_notify", 1), set(true, "accept_ra", 2), set(false, "no_such_thing", 1)];
+        established.update(&wanted, None).unwrap();
+        assert_eq!(established.network, wanted);
+        let shown = |file: &str| fs::read_to_string(format!("/proc/sys/net/{file}")).unwrap();
+        assert_eq!((shown("ipv4/conf/lo/arp_notify").trim(), shown("ipv6/conf/lo/accept_ra").trim()), ("1", "2"));
+    });
+}
+
+#[test]
+fn a_program_that_switches_ipv6_off_gets_none() {
+    in_a_namespace(|mut established| {
+        fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "1").unwrap();
+        established.update(&loopback(), None).unwrap();
+        assert_eq!(shown("if_inet6"), "");
+        assert!(shown("fib_trie").contains("10.0.0.2"));
+    });
+}
+
+#[test]
+fn an_address_has_another_end() {
+    in_a_namespace(|mut established| {
+        let mut wanted = loopback();
+        wanted.interfaces[0].addresses[0].peer = Some("10.3.0.1".parse().unwrap());
+        wanted.interfaces[0].addresses[0].prefix = 32;
+        wanted.routes.clear();
+        established.update(&wanted, None).unwrap();
+        assert!(shown("fib_trie").contains("10.3.0.1"), "{}", shown("fib_trie"));
+        wanted.interfaces[0].addresses.remove(0);
+        established.update(&wanted, None).unwrap();
+        assert!(!shown("fib_trie").contains("10.3.0.1"), "{}", shown("fib_trie"));
     });
 }

@@ -3,13 +3,13 @@
 //! Headers are those of netlink-packet-route; attributes are not: its code for all that there can be in a message would make the agent a
 //! seventh of a megabyte larger, which every guest would have to load.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{
     IFA_ADDRESS, IFA_BROADCAST, IFA_FLAGS, IFA_LOCAL, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_NET_NS_FD, NDA_DST,
-    NDA_LLADDR, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTM_DELADDR, RTM_DELNEIGH,
-    RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE,
+    NDA_LLADDR, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTA_VIA, RTM_DELADDR,
+    RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE,
 };
 use netlink_packet_core::{
     DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
@@ -146,13 +146,18 @@ pub fn address(verb: Verb, index: u32, given: &Address) -> Message {
     };
     let attributes = Attributes::default()
         .address(IFA_LOCAL, given.address)
-        .address(IFA_ADDRESS, given.address)
+        .address(IFA_ADDRESS, given.peer.unwrap_or(given.address))
         .number(IFA_FLAGS, flags.bits())
         .maybe(given.broadcast, |all, broadcast| all.with(IFA_BROADCAST, broadcast.octets()));
     match verb {
         Verb::Add => Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &header, &attributes),
         Verb::Delete => Message::new(RTM_DELADDR, 0, &header, &attributes),
     }
+}
+
+/// struct rtvia (linux/rtnetlink.h).
+fn via(gateway: Ipv6Addr) -> Vec<u8> {
+    [(libc::AF_INET6 as u16).to_ne_bytes().as_slice(), &gateway.octets()].concat()
 }
 
 /// Adds or deletes a route. Appended, as there can be several to one destination: those that the container's programs have made
@@ -178,7 +183,10 @@ pub fn route(verb: Verb, index: u32, given: &Route) -> Message {
     let attributes = Attributes::default()
         .number(RTA_OIF, index)
         .maybe(given.destination, |all, destination| all.address(RTA_DST, destination))
-        .maybe(given.gateway, |all, gateway| all.address(RTA_GATEWAY, gateway))
+        .maybe(given.gateway, |all, gateway| match gateway {
+            IpAddr::V6(gateway) if !given.ipv6 => all.with(RTA_VIA, via(gateway)),
+            gateway => all.address(RTA_GATEWAY, gateway),
+        })
         .maybe(given.source, |all, source| all.address(RTA_PREFSRC, source))
         .maybe(not_zero(given.metric), |all, metric| all.number(RTA_PRIORITY, metric))
         .maybe(mtu, |all, mtu| all.with(RTA_METRICS, mtu));

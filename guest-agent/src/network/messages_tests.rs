@@ -5,7 +5,7 @@ use netlink_packet_core::{NetlinkBuffer, Parseable};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteVia};
 
 use super::*;
 
@@ -58,6 +58,7 @@ fn addresses_have_their_flags() {
     let four = Address {
         address: ip("10.0.0.2"),
         prefix: 24,
+        peer: None,
         broadcast: Some([10, 0, 0, 255].into()),
         scope: 253,
         no_prefix_route: false,
@@ -75,7 +76,13 @@ fn addresses_have_their_flags() {
     ];
     assert_eq!(message.attributes, expected);
 
-    let six = Address { address: ip("fd00::2"), prefix: 64, broadcast: None, scope: 0, no_prefix_route: true };
+    let (kind, _, message) =
+        read::<AddressMessage>(address(Verb::Add, 7, &Address { peer: Some(ip("10.9.0.1")), ..four }));
+    let ends = [AddressAttribute::Local(ip("10.0.0.2")), AddressAttribute::Address(ip("10.9.0.1"))];
+    assert_eq!((kind, &message.attributes[..2]), (RTM_NEWADDR, ends.as_slice()));
+
+    let six =
+        Address { address: ip("fd00::2"), prefix: 64, peer: None, broadcast: None, scope: 0, no_prefix_route: true };
     let (kind, flags, message) = read::<AddressMessage>(address(Verb::Delete, 7, &six));
     assert_eq!((kind, flags, message.header.family), (RTM_DELADDR, 0, AddressFamily::Inet6));
     let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
@@ -125,6 +132,15 @@ fn routes_hold_what_they_are_given() {
         RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]),
     ];
     assert_eq!(message.attributes, expected);
+}
+
+#[test]
+fn an_ipv4_route_leads_to_a_neighbour_of_ipv6() {
+    let (_, _, message) =
+        read::<RouteMessage>(route(Verb::Add, 7, &Route { gateway: Some(ip("fe80::1")), ..default_route() }));
+    assert_eq!(message.header.address_family, AddressFamily::Inet);
+    let gateway = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
+    assert_eq!(message.attributes, [RouteAttribute::Oif(7), gateway]);
 }
 
 #[test]

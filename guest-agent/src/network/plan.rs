@@ -1,18 +1,19 @@
 //! From the network that is to the one that is wanted.
 //!
 //! First goes what is not wanted any more, so that nothing is in the way of what comes. Some changes take more with them than they say
-//! (the kernel drops an interface's routes with its last address, IPv6 with an MTU that is too small for it, and neighbours when ARP is
-//! switched): what is set up by way of such an interface is added once more, which does no harm where it still is.
+//! (the kernel drops an interface's routes with its last address, IPv6 with an MTU that is too small for it or where it is switched off,
+//! and neighbours when ARP is switched): what is set up by way of such an interface is added once more, which does no harm where it still is.
 
 use std::collections::HashSet;
 
-use super::description::{Address, Interface, Network, Step};
+use super::description::{Address, Interface, Network, Place, Step};
 
 /// What leads from one to the other, in order.
 pub fn plan(now: &Network, wanted: &Network) -> Vec<Step> {
     let mut plan = Plan { state: now.clone(), shaken: HashSet::new(), steps: Vec::new() };
     plan.take_away(wanted);
     plan.rename(wanted);
+    plan.switch_ipv6(wanted);
     plan.set(wanted);
     plan.add(wanted);
     plan.steps
@@ -29,8 +30,14 @@ struct Plan {
 impl Plan {
     fn push(&mut self, step: Step) {
         self.state.record(&step);
-        if matches!(step, Step::DeleteAddress(..) | Step::SetMtu(..) | Step::DisableIpv6(..) | Step::DisableArp(..)) {
-            self.shaken.insert(step.window());
+        match &step {
+            Step::DeleteAddress(..) | Step::SetMtu(..) | Step::DisableIpv6(..) | Step::DisableArp(..) => {
+                self.shaken.extend(step.window());
+            }
+            Step::SwitchIpv6(Place::Everywhere, _) => {
+                self.shaken.extend(self.state.interfaces.iter().map(|interface| interface.window));
+            }
+            _ => {}
         }
         self.steps.push(step);
     }
@@ -81,6 +88,16 @@ impl Plan {
         }
     }
 
+    /// Before the interfaces' own settings, which one of these overwrites.
+    fn switch_ipv6(&mut self, wanted: &Network) {
+        let Some(wanted) = wanted.ipv6_off else { return };
+        for place in Place::ALL {
+            if self.state.ipv6_off.unwrap_or_default().at(place) != wanted.at(place) {
+                self.push(Step::SwitchIpv6(place, wanted.at(place)));
+            }
+        }
+    }
+
     fn set(&mut self, wanted: &Network) {
         for interface in self.state.interfaces.clone() {
             let Some(wanted) = wanted.interface(interface.window) else { continue };
@@ -92,6 +109,9 @@ impl Plan {
             }
             if wanted.no_arp != interface.no_arp {
                 self.push(Step::DisableArp(interface.window, wanted.no_arp));
+            }
+            for setting in wanted.settings.iter().filter(|setting| !interface.settings.contains(setting)) {
+                self.push(Step::Set(interface.window, setting.clone()));
             }
         }
     }

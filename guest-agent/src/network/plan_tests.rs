@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use super::super::description::{Neighbour, Route};
+use super::super::description::{Ipv6Off, Neighbour, Route, Setting};
 use super::*;
 
 fn ip(text: &str) -> IpAddr {
@@ -8,13 +8,14 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn address(text: &str) -> Address {
-    Address { address: ip(text), prefix: 24, broadcast: None, scope: 0, no_prefix_route: false }
+    Address { address: ip(text), prefix: 24, peer: None, broadcast: None, scope: 0, no_prefix_route: false }
 }
 
 fn interface(window: u32, name: &str, addresses: &[&str]) -> Interface {
     let addresses = addresses.iter().map(|a| address(a)).collect();
     let mac = [2, 0, 0, 0, 0, window as u8];
-    Interface { window, name: name.to_owned(), mac, mtu: 1500, ipv6_disabled: false, no_arp: false, addresses }
+    let (name, settings, sysctls) = (name.to_owned(), Vec::new(), Vec::new());
+    Interface { window, name, mac, mtu: 1500, ipv6_disabled: false, no_arp: false, settings, sysctls, addresses }
 }
 
 fn route(window: u32, destination: Option<&str>, gateway: &str) -> Route {
@@ -41,6 +42,7 @@ fn two() -> Network {
         interfaces: vec![interface(5, "eth0", &["10.0.0.2"]), interface(6, "eth1", &["10.1.0.2", "10.1.0.3"])],
         routes: vec![route(6, Some("10.9.0.0"), "10.1.0.1"), route(5, None, "10.0.0.1")],
         neighbours: vec![neighbour(5, "10.0.0.9")],
+        ipv6_off: None,
     }
 }
 
@@ -125,6 +127,40 @@ fn settings_change_and_what_they_shook_off_comes_back() {
     let steps = steps(&two(), &wanted);
     assert_eq!(steps[..2], [Step::SetMtu(5, 9000), Step::DisableIpv6(6, true)]);
     assert_eq!(steps.len(), 2 + 3 + 2 + 1, "{steps:?}");
+}
+
+#[test]
+fn a_setting_is_made_when_it_changes() {
+    let set = |value| Setting { ipv6: false, name: "rp_filter".to_owned(), value };
+    let with = |settings: &[Setting]| {
+        let mut network = two();
+        network.interfaces[1].settings = settings.to_vec();
+        network
+    };
+    assert_eq!(steps(&two(), &with(&[set(1)])), [Step::Set(6, set(1))]);
+    assert_eq!(steps(&with(&[set(1)]), &with(&[set(2)])), [Step::Set(6, set(2))]);
+    // What it was before nobody knows.
+    assert_eq!(steps(&with(&[set(1)]), &two()), []);
+}
+
+#[test]
+fn ipv6_is_switched_off_everywhere_before_it_is_on_somewhere() {
+    let mut wanted = two();
+    wanted.ipv6_off = Some(Ipv6Off { everywhere: true, to_come: true, loopback: false });
+    wanted.interfaces[0].ipv6_disabled = true;
+    let steps = steps(&two(), &wanted);
+    let expected = [
+        Step::SwitchIpv6(Place::Everywhere, true),
+        Step::SwitchIpv6(Place::Loopback, false),
+        Step::DisableIpv6(6, false),
+        Step::AddAddress(5, address("10.0.0.2")),
+    ];
+    assert_eq!(steps[..4], expected);
+    assert_eq!(steps.len(), 3 + 3 + 2 + 1, "{steps:?}");
+    let mut like = wanted.clone();
+    // What nothing is said of stays as it is.
+    like.ipv6_off = None;
+    assert_eq!(plan(&wanted, &like), []);
 }
 
 #[test]

@@ -63,6 +63,21 @@ pub fn path(name: &str) -> String {
     }
 }
 
+/// Of a network interface that may come later: its name, and the file below /proc/sys.
+pub fn of_interface(name: &str) -> Option<(String, String)> {
+    let path = path(name);
+    let parts: Vec<&str> = path.split('/').collect();
+    let ["net", "ipv4" | "ipv6", "conf" | "neigh", interface, _] = parts[..] else { return None };
+    let interface = (!matches!(interface, "all" | "default" | "lo")).then(|| interface.to_owned())?;
+    Some((interface, path))
+}
+
+/// All of interfaces that may come later: name, file, and what is written there.
+pub fn of_interfaces(spec: &Spec) -> impl Iterator<Item = (String, String, &String)> {
+    let given = spec.linux().iter().flat_map(|l| l.sysctl().iter().flatten());
+    given.filter_map(|(name, value)| of_interface(name).map(|(interface, file)| (interface, file, value)))
+}
+
 /// The file where dots and slashes alike separate, as runc takes a name: it stays below what [`path`] may name.
 pub fn all_separate(name: &str) -> String {
     name.replace('.', "/")
@@ -80,6 +95,20 @@ mod tests {
         assert_eq!(path("plain"), "plain");
         assert_eq!(path("net.ipv4/tcp_syncookies"), "net/ipv4.tcp_syncookies");
         assert_eq!(all_separate("net.ipv4/tcp_syncookies"), "net/ipv4/tcp_syncookies");
+    }
+
+    #[test]
+    fn interfaces_that_come_later_are_known_by_their_name() {
+        let eth0 = |file: &str| Some(("eth0".to_owned(), file.to_owned()));
+        assert_eq!(of_interface("net.ipv4.conf.eth0.forwarding"), eth0("net/ipv4/conf/eth0/forwarding"));
+        assert_eq!(of_interface("net/ipv6/neigh/eth0/gc_stale_time"), eth0("net/ipv6/neigh/eth0/gc_stale_time"));
+        let vlan = Some(("eth0.5".to_owned(), "net/ipv4/conf/eth0.5/rp_filter".to_owned()));
+        assert_eq!(of_interface("net.ipv4.conf.eth0/5.rp_filter"), vlan);
+        for name in
+            ["net.ipv4.conf.all.rp_filter", "net.ipv6.conf.lo.disable_ipv6", "net.ipv4.ip_forward", "kernel.sem"]
+        {
+            assert_eq!(of_interface(name), None, "{name}");
+        }
     }
 
     #[test]

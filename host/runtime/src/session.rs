@@ -22,7 +22,7 @@ use crate::images::Images;
 use crate::joined::Owner;
 use crate::monitor_process::{self, Inputs, Killer, MonitorProcess};
 use crate::network::windows::{Lent, Windows};
-use crate::network::{self, Interfaces, Look, NetworkError, names};
+use crate::network::{self, Interfaces, Look, NetworkError, ipv6, names};
 use crate::preserved::Preserved;
 use crate::proxy::protocol::ContainerOrder;
 use crate::proxy::{End, oom};
@@ -289,6 +289,9 @@ impl Session {
         };
         // The command may be gone: then so is the monitor.
         let state = proceed.recv().map_err(|_| RpcError::Closed)?;
+        if self.interfaces().is_some() {
+            ipv6::set(&order.ipv6_switches);
+        }
         let size = self.terminal.as_ref().and_then(Terminal::size);
         stdio.terminal_size = size.clone().into();
         let request = CreateContainerRequest {

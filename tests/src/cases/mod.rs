@@ -1,5 +1,6 @@
 //! The tests, by group.
 
+mod addresses;
 mod bad;
 mod blocks;
 mod cgroup;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         watching::CASES,
         lifecycle::CASES,
         network::CASES,
+        addresses::CASES,
         queues::CASES,
         shared::CASES,
         sockets::CASES,

@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     any("network::ipvlan_layer_3", 240, ipvlan_layer_3),
     ours("network::ipvlan_refused", 120, ipvlan_refused),
     any("network::names", 240, names),
+    any("network::names_of_elsewhere", 240, names_of_elsewhere),
     any("network::many_bytes", 300, many_bytes),
     ours("network::devices_move", 180, devices_move),
     any("network::shared_namespaces", 300, shared_namespaces),
@@ -308,9 +309,10 @@ fn ipvlan_refused(env: &Env) {
     assert!(refused.stderr.contains("\"eth0\" is an ipvlan in L3S mode"), "{refused:?}");
 }
 
-/// Answers every question with 10.1.2.3, by UDP and by TCP.
+/// Answers every question with 10.1.2.3, by UDP and by TCP, at an address.
 const RESOLVER: &str = r"
-import socket, struct, threading
+import socket, struct, sys, threading
+here = (sys.argv[1], 53)
 def answer(q):
     end = q.index(0, 12) + 5
     found = q[end-4:end-2] == b'\0\1'
@@ -322,9 +324,9 @@ def tcp(s):
         n = struct.unpack('>H', c.recv(2))[0]
         a = answer(c.recv(n))
         c.sendall(struct.pack('>H', len(a)) + a)
-t = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); t.bind(('127.0.0.11', 53)); t.listen()
+t = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); t.bind(here); t.listen()
 threading.Thread(target=tcp, args=(t,), daemon=True).start()
-u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('127.0.0.11', 53))
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(here)
 while True:
     q, a = u.recvfrom(4096); u.sendto(answer(q), a)
 ";
@@ -344,8 +346,47 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.90.0.2', 53));
 fn names(env: &Env) {
     let (world, place) = (World::new(), World::new());
     on_host(place.pid(), &pair(&world, "w0", "eth0", "10.90.0"));
-    let _resolver = place.start(&["python3", "-c", RESOLVER]);
+    let _resolver = place.start(&["python3", "-c", RESOLVER, "127.0.0.11"]);
     wait_until("the resolver", || place.run(&["ss", "-lunH"]).contains("127.0.0.11:53"));
+    ask(env, &place);
+}
+
+/// The resolver at 127.0.0.11 knows nothing by itself: it asks a server elsewhere, from the container's own address, as docker's does for
+/// names that are none of its containers'.
+const FORWARDER: &str = r"
+import socket, threading
+elsewhere = ('10.90.0.1', 53)
+def tcp(s):
+    while True:
+        c, _ = s.accept()
+        try:
+            e = socket.create_connection(elsewhere, 10); e.sendall(c.recv(4096)); e.settimeout(10); c.sendall(e.recv(4096))
+        except OSError as error: print(error, flush=True)
+        c.close()
+t = socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); t.bind(('127.0.0.11', 53)); t.listen()
+threading.Thread(target=tcp, args=(t,), daemon=True).start()
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('127.0.0.11', 53))
+while True:
+    q, a = u.recvfrom(4096)
+    try:
+        e = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); e.settimeout(10); e.connect(elsewhere); e.send(q); u.sendto(e.recv(4096), a)
+    except OSError as error: print(error, flush=True)
+";
+
+fn names_of_elsewhere(env: &Env) {
+    let (world, place) = (World::new(), World::new());
+    on_host(place.pid(), &pair(&world, "w0", "eth0", "10.90.0"));
+    let _server = world.start(&["python3", "-c", RESOLVER, "10.90.0.1"]);
+    let _resolver = place.start(&["python3", "-c", FORWARDER]);
+    wait_until("the server", || world.run(&["ss", "-lunH"]).contains("10.90.0.1:53"));
+    wait_until("the resolver", || place.run(&["ss", "-lunH"]).contains("127.0.0.11:53"));
+    ask(env, &place);
+    let links = place.run(&["ip", "-o", "link"]);
+    let queues = place.run(&["tc", "qdisc", "show", "dev", "eth0"]);
+    assert!(links.lines().count() == 2 && !queues.contains("ingress"), "{links}{queues}");
+}
+
+fn ask(env: &Env, place: &World) {
     let resolv = env.file("resolv.conf", "nameserver 127.0.0.11\noptions ndots:0\n");
     let path: Value = json!({ "type": "network", "path": place.path() });
     let bundle = networked(env, Root::Debian)

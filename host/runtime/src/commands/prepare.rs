@@ -12,7 +12,7 @@ use crate::guest_files::GuestFiles;
 use crate::hooks::{self, Phase};
 use crate::joined::{self, Joining, Turn};
 use crate::machine::Machine;
-use crate::network::devices;
+use crate::network::{devices, ipv6};
 use crate::notify;
 use crate::proxy::protocol::{ContainerOrder, Network, Size};
 use crate::share::{self, Plan};
@@ -81,6 +81,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         id: id.to_string(),
         network,
         network_devices: devices::of(&bundle.spec),
+        ipv6_switches: ipv6::of(&bundle.spec),
         vcpus: machine.vcpus,
         memory_mib: machine.memory_mib,
         memory_most_mib: machine.memory_most_mib,

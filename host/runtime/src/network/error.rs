@@ -55,7 +55,7 @@ pub enum NetworkError {
     PassesBy(String),
     /// Two micro-VMs cannot have one address.
     #[error(
-        "the network namespace belongs to another container's micro-VM already: containers that share a network are not supported yet"
+        "the network namespace belongs to another container's micro-VM already, and to none below this --root: only containers with the same --root can share a network"
     )]
     Taken,
     /// The monitor.

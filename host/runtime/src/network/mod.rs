@@ -2,15 +2,18 @@
 //! a CNI plugin, a daemon later) needs to know nothing of micro-VMs. Each interface gets a tap beside it; what arrives at the one is
 //! sent out by the other (tc), and the guest's own interface behind the tap has the name, addresses and routes of the host's.
 
+mod answers;
 mod changes;
 pub mod devices;
 mod error;
 pub mod interfaces;
+pub mod ipv6;
 mod multicast;
 pub(crate) mod names;
 mod netlink;
 mod redirect;
 mod scan;
+mod settings;
 mod subnets;
 mod sys;
 mod tap;

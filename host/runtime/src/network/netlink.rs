@@ -9,6 +9,8 @@ use netlink_sys::{Socket, SocketAddr};
 
 /// How often a list is asked for anew that changed while it was given.
 const ATTEMPTS: usize = 5;
+/// linux/rtnetlink.h.
+const RTM_NEWLINK: u16 = 16;
 /// linux/netlink.h: the list was changed while it was given.
 const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Length of a message's header, and what messages in one datagram are aligned to.
@@ -118,7 +120,8 @@ impl Netlink {
     }
 }
 
-/// The messages of one datagram. What one that cannot be read says is of a kind that nothing here asks for.
+/// The messages of one datagram. What one that cannot be read says is of a kind that nothing here asks for, or a link that the container
+/// will miss.
 fn parse(mut datagram: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while let Some(length) = datagram.get(..4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()) {
@@ -131,8 +134,11 @@ fn parse(mut datagram: &[u8]) -> Vec<Answer> {
                 payload: message.payload,
             }),
             Err(error) => {
-                log::debug!("netlink: {error}");
                 let header = NetlinkBuffer::new(one);
+                match header.message_type() {
+                    RTM_NEWLINK => log::warn!("a network interface cannot be read: {error}"),
+                    _ => log::debug!("netlink: {error}"),
+                }
                 let (sequence, flags) = (header.sequence_number(), header.flags());
                 answers.push(Answer { sequence, flags, payload: NetlinkPayload::Noop });
             }

@@ -1,22 +1,30 @@
 //! What arrives at one interface leaves by another: an ingress queue with one rule that takes every frame (tc-mirred(8)). Nothing of it
-//! reaches the network stack in between.
+//! reaches the network stack in between, but for what a program lets through that the rule runs before ([`super::answers`]).
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::NLM_F_CREATE;
-use netlink_packet_core::NLM_F_EXCL;
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption, TcActionType, TcAttribute,
     TcFilterMatchAll, TcFilterMatchAllOption, TcHandle, TcMessage, TcMirror, TcMirrorActionType, TcOption,
 };
 
+use super::answers::TC_ACT_PIPE;
 use super::netlink::Netlink;
 
 /// linux/if_ether.h: every protocol, in network byte order.
 const ETH_P_ALL: u16 = 0x0003_u16.to_be();
 /// The rule's place among others.
 const PRIORITY: u16 = 1;
+/// Of one behind all others, which is there while that one is changed, as it can only be taken away and made anew: the host's stack would
+/// answer what reached it meanwhile, and connections of the guest would break.
+const MEANWHILE: u16 = 0xfffe;
+/// linux/tc_act/tc_bpf.h.
+const TCA_ACT_BPF_PARMS: u16 = 2;
+const TCA_ACT_BPF_FD: u16 = 5;
+const TCA_ACT_BPF_NAME: u16 = 6;
 /// Of the ingress queue (linux/pkt_sched.h).
 const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 /// Rules for what comes in, of that queue and of `clsact`, which can be there instead.
@@ -39,18 +47,33 @@ pub fn redirect(netlink: &mut Netlink, from: u32, to: u32) -> io::Result<Queue> 
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Queue::Anothers,
         Err(error) => return Err(error),
     };
-    add_rule(netlink, from, to, queue).inspect_err(|_| stop(netlink, from, queue))
+    add_rule(netlink, from, vec![send_out(to)], queue).inspect_err(|_| stop(netlink, from, queue))
 }
 
-fn add_rule(netlink: &mut Netlink, from: u32, to: u32, queue: Queue) -> io::Result<Queue> {
-    let mut rule = rule(from)?;
-    let action = TcFilterMatchAllOption::Action(vec![send_out(to)]);
-    rule.attributes.push(TcAttribute::Options(vec![TcOption::MatchAll(action)]));
-    let add = RouteNetlinkMessage::NewTrafficFilter(rule);
+/// Has a redirect that is there run a program first, by which frames can reach the host's stack. On failure it is as before.
+pub fn let_through(netlink: &mut Netlink, from: u32, to: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+    // Without it, there is a moment with no rule at all.
+    let _ = netlink.change(with_actions(rule(from, MEANWHILE)?, vec![send_out(to)]), NLM_F_CREATE | NLM_F_EXCL);
+    let mut redirect = send_out(to);
+    redirect.tab = 2;
+    let changed = add_rule(netlink, from, vec![run(program), redirect], Queue::Own)
+        .inspect_err(|_| drop(add_rule(netlink, from, vec![send_out(to)], Queue::Own)));
+    let _ = netlink.change(RouteNetlinkMessage::DelTrafficFilter(rule(from, MEANWHILE)?), 0);
+    changed.map(drop)
+}
+
+fn with_actions(mut rule: TcMessage, actions: Vec<TcAction>) -> RouteNetlinkMessage {
+    let actions = TcFilterMatchAllOption::Action(actions);
+    rule.attributes.push(TcAttribute::Options(vec![TcOption::MatchAll(actions)]));
+    RouteNetlinkMessage::NewTrafficFilter(rule)
+}
+
+fn add_rule(netlink: &mut Netlink, from: u32, actions: Vec<TcAction>, queue: Queue) -> io::Result<Queue> {
+    let add = with_actions(rule(from, PRIORITY)?, actions);
     match netlink.change(add.clone(), NLM_F_CREATE | NLM_F_EXCL) {
-        // Of a container whose processes were killed, and whose tap is gone: the namespace has outlived it.
+        // Of a container whose processes were killed, and whose tap is gone: the namespace has outlived it. Or one that is to be changed.
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-            let _ = netlink.change(RouteNetlinkMessage::DelTrafficFilter(self::rule(from)?), 0);
+            let _ = netlink.change(RouteNetlinkMessage::DelTrafficFilter(rule(from, PRIORITY)?), 0);
             netlink.change(add, NLM_F_CREATE | NLM_F_EXCL)?;
             // The queue was that one's.
             Ok(Queue::Own)
@@ -62,8 +85,11 @@ fn add_rule(netlink: &mut Netlink, from: u32, to: u32, queue: Queue) -> io::Resu
 /// Takes the rule away again, and the queue if it was made for it and has no other rule by now. The interface may be gone, and with it
 /// both.
 pub fn stop(netlink: &mut Netlink, from: u32, made: Queue) {
-    let (Ok(rule), Ok(all), Ok(queue)) = (rule(from), rules(from), queue(from)) else { return };
-    let _ = netlink.change(RouteNetlinkMessage::DelTrafficFilter(rule), 0);
+    let (Ok(all), Ok(queue)) = (rules(from), queue(from)) else { return };
+    // The second one is there only where somebody was killed.
+    for rule in [PRIORITY, MEANWHILE].into_iter().flat_map(|priority| rule(from, priority)) {
+        let _ = netlink.change(RouteNetlinkMessage::DelTrafficFilter(rule), 0);
+    }
     // Of another kind (`clsact`) it is not deleted: that one has rules for what goes out as well.
     if made == Queue::Own && netlink.is_empty(RouteNetlinkMessage::GetTrafficFilter(all)).unwrap_or(false) {
         let _ = netlink.change(RouteNetlinkMessage::DelQueueDiscipline(queue), 0);
@@ -89,10 +115,10 @@ fn rules(interface: u32) -> io::Result<TcMessage> {
 }
 
 /// Ours. Somebody else's in its place is of another kind, and left alone.
-fn rule(interface: u32) -> io::Result<TcMessage> {
+fn rule(interface: u32, priority: u16) -> io::Result<TcMessage> {
     let mut rule = rules(interface)?;
     rule.attributes.push(TcAttribute::Kind(TcFilterMatchAll::KIND.to_string()));
-    rule.header.info = u32::from(TcHandle { major: PRIORITY, minor: ETH_P_ALL });
+    rule.header.info = u32::from(TcHandle { major: priority, minor: ETH_P_ALL });
     Ok(rule)
 }
 
@@ -109,8 +135,26 @@ fn send_out(to: u32) -> TcAction {
     action
 }
 
+/// tc-bpf(8): the program's word is the action, and where it leaves a frame alone the next one follows.
+fn run(program: BorrowedFd<'_>) -> TcAction {
+    // struct tc_act_bpf: index, capab, action, refcnt, bindcnt.
+    let parameters: Vec<u8> = [0, 0, TC_ACT_PIPE, 0, 0].into_iter().flat_map(i32::to_ne_bytes).collect();
+    let option = |kind, value| TcActionOption::Other(DefaultNla::new(kind, value));
+    let options = vec![
+        option(TCA_ACT_BPF_PARMS, parameters),
+        option(TCA_ACT_BPF_FD, program.as_raw_fd().to_ne_bytes().to_vec()),
+        option(TCA_ACT_BPF_NAME, b"sandbox_answers\0".to_vec()),
+    ];
+    let mut action = TcAction::default();
+    action.attributes.push(TcActionAttribute::Kind("bpf".to_string()));
+    action.attributes.push(TcActionAttribute::Options(options));
+    action
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     const LOOPBACK: u32 = 1;
@@ -143,6 +187,26 @@ mod tests {
                 assert!(!netlink.is_empty(RouteNetlinkMessage::GetTrafficFilter(rules(LOOPBACK).unwrap())).unwrap());
                 stop(netlink, LOOPBACK, made);
             }
+            assert_eq!(queues(netlink), 0);
+        });
+    }
+
+    #[test]
+    fn a_program_comes_before_the_redirect() {
+        in_a_namespace(|netlink| {
+            let (Ok(made), Ok(program)) =
+                (redirect(netlink, LOOPBACK, LOOPBACK), super::super::answers::load(LOOPBACK))
+            else {
+                return;
+            };
+            let rules = |netlink: &mut Netlink| {
+                netlink.list(RouteNetlinkMessage::GetTrafficFilter(rules(LOOPBACK).unwrap())).unwrap().len()
+            };
+            let before = rules(netlink);
+            // The kernel may know no such actions: then it is as it was.
+            let _ = let_through(netlink, LOOPBACK, LOOPBACK, program.as_fd());
+            assert_eq!(rules(netlink), before);
+            stop(netlink, LOOPBACK, made);
             assert_eq!(queues(netlink), 0);
         });
     }

@@ -1,9 +1,9 @@
 //! What a network namespace holds, in the words of the call by which the guest gets the same.
 
-use std::fs;
-use std::net::IpAddr;
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr};
 
-use agent_protocol::agent::{NetworkAddress, NetworkInterface, NetworkNeighbour, NetworkRoute};
+use agent_protocol::agent::{Ipv6Off, NetworkAddress, NetworkInterface, NetworkNeighbour, NetworkRoute};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoIpVlan, InfoKind, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
@@ -11,12 +11,14 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
+use super::settings::Settings;
 use super::subnets::Subnets;
-use super::{NetworkError, tap};
+use super::{NetworkError, ipv6, tap};
 
 /// An interface that the guest is to have.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,20 +42,27 @@ pub struct Namespace {
     pub neighbours: Vec<NetworkNeighbour>,
     /// Numbers of taps such as this program makes.
     pub taps: Vec<u32>,
+    /// Where there is no IPv6, beside the links.
+    pub ipv6_off: Ipv6Off,
 }
 
 /// Looks at the namespace in which `netlink` was opened, which must be this thread's.
 pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
-    let mut found = Namespace::default();
+    let mut found = Namespace { ipv6_off: ipv6::off(), ..Namespace::default() };
     let ask = |netlink: &mut Netlink, what, message| netlink.list(message).map_err(NetworkError::scan(what));
+    let mut usual = Settings::default();
     for message in ask(netlink, "links", RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
         let RouteNetlinkMessage::NewLink(link) = message else { continue };
-        if is_tap(&link) {
+        if link.header.flags.contains(LinkFlags::Loopback) {
+            // In the order of their numbers `lo` is the first.
+            usual = Settings::of(&link);
+        } else if is_tap(&link) {
             found.taps.push(link.header.index);
-        } else if let Some(one) = shown(&link) {
+        } else if let Some(mut one) = shown(&link) {
             if passes_by(&link) {
                 return Err(NetworkError::PassesBy(one.interface.name));
             }
+            one.interface.settings = Settings::of(&link).changed(&usual);
             found.links.push(one);
         }
     }
@@ -64,8 +73,8 @@ pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
     for message in ask(netlink, "addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
         let RouteNetlinkMessage::NewAddress(address) = message else { continue };
         let link = found.links.iter_mut().find(|link| link.index == address.header.index);
-        if let Some((link, address)) = link.and_then(|link| Some((link, address_of(&address)?))) {
-            link.interface.addresses.push(address);
+        if let Some(interface) = link.map(|link| &mut link.interface) {
+            interface.addresses.extend(address_of(&address, &interface.mac));
         }
     }
     let mut subnets = Subnets::default();
@@ -81,6 +90,10 @@ pub fn scan(netlink: &mut Netlink) -> Result<Namespace, NetworkError> {
     for link in &mut found.links {
         subnets.leave_out(link);
     }
+    for link in &mut found.links {
+        in_order_of_making(&mut link.interface.addresses);
+    }
+    leave_out_sources(&mut found);
     // A gateway is reached by a route that is there before.
     found.routes.sort_by_key(|route| (!route.gateway.is_empty(), route.prefix_length == 0));
     for message in ask(netlink, "neighbours", RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))? {
@@ -147,8 +160,7 @@ fn shown(link: &LinkMessage) -> Option<Link> {
             _ => {}
         }
     }
-    let switch = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name));
-    interface.ipv6_disabled = switch.map_or(true, |text| text.trim() != "0");
+    interface.ipv6_disabled = ipv6::is_off(&interface.name);
     let chooses_groups = kind(link) != Some(&InfoKind::Veth);
     (interface.mac.len() == 6).then_some(Link { index: link.header.index, interface, chooses_groups })
 }
@@ -160,8 +172,26 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// An address that somebody has set. The guest's kernel finds the others by itself: those of the link, and what routers announce.
-fn address_of(message: &AddressMessage) -> Option<NetworkAddress> {
+/// The kernel lists IPv6 addresses with the newest first, and prefers that one as the source of what it sends. The guest adds them as they
+/// were added here.
+fn in_order_of_making(addresses: &mut Vec<NetworkAddress>) {
+    let (six, mut all): (Vec<_>, Vec<_>) = addresses.drain(..).partition(|address| address.address.len() == 16);
+    all.extend(six.into_iter().rev());
+    *addresses = all;
+}
+
+/// The guest would refuse a route that prefers an address which it has not, as those of `lo`.
+fn leave_out_sources(found: &mut Namespace) {
+    let addresses = found.links.iter().flat_map(|link| &link.interface.addresses);
+    let there: HashSet<&[u8]> = addresses.map(|address| address.address.as_slice()).collect();
+    for route in found.routes.iter_mut().filter(|route| !there.contains(route.source.as_slice())) {
+        route.source.clear();
+    }
+}
+
+/// An address that somebody has set. The guest's kernel finds the others by itself: what routers announce, and the link's own, unless that
+/// is another than the kernel makes of the link's address. One that another machine has is of no use.
+fn address_of(message: &AddressMessage, mac: &[u8]) -> Option<NetworkAddress> {
     let header = &message.header;
     let (mut address, mut local, mut broadcast) = (None, None, Vec::new());
     let mut flags = AddressFlags::from_bits_retain(u32::from(header.flags.bits()));
@@ -174,17 +204,30 @@ fn address_of(message: &AddressMessage) -> Option<NetworkAddress> {
             _ => {}
         }
     }
+    let peer = address.filter(|address| local.is_some_and(|local| local != *address));
     let address = local.or(address)?;
-    let by_kernel = address.is_ipv6()
-        && (header.scope == AddressScope::Link || !header.flags.contains(AddressHeaderFlags::Permanent));
-    (!by_kernel).then(|| NetworkAddress {
+    let by_kernel = match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(_) if !header.flags.contains(AddressHeaderFlags::Permanent) => true,
+        IpAddr::V6(address) => header.scope == AddressScope::Link && Some(address) == of_the_link(mac),
+    };
+    let usable = !by_kernel && !flags.contains(AddressFlags::Dadfailed);
+    usable.then(|| NetworkAddress {
         address: octets(address),
+        peer: peer.map_or_else(Vec::new, octets),
         prefix_length: header.prefix_len.into(),
         broadcast,
         scope: u8::from(header.scope).into(),
         no_prefix_route: flags.contains(AddressFlags::Noprefixroute),
         ..Default::default()
     })
+}
+
+/// The address that the kernel gives an interface by itself (RFC 4291, appendix A).
+fn of_the_link(mac: &[u8]) -> Option<Ipv6Addr> {
+    let [a, b, c, d, e, f] = *<&[u8; 6]>::try_from(mac).ok()?;
+    let [a, b, c, d, e, f] = [a ^ 2, b, c, d, e, f].map(u16::from);
+    Some(Ipv6Addr::new(0xfe80, 0, 0, 0, a << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f))
 }
 
 /// The address in a route.
@@ -196,11 +239,14 @@ pub(super) fn address_in(route: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// A route of the main table by way of one of `links`, unless it comes by itself.
+/// A route of the main table by way of one of `links`, unless it comes by itself, or holds for some packets only: the guest would take it
+/// for all.
 fn route_of(message: &RouteMessage, links: &[Link]) -> Option<NetworkRoute> {
     let header = &message.header;
-    let by_itself = matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra);
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast || by_itself {
+    let by_itself = matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra)
+        || header.flags.contains(RouteFlags::Cloned);
+    let for_some = header.source_prefix_length != 0 || header.tos != 0;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast || by_itself || for_some {
         return None;
     }
     let mut route = NetworkRoute {
@@ -216,6 +262,9 @@ fn route_of(message: &RouteMessage, links: &[Link]) -> Option<NetworkRoute> {
                 route.destination = address_in(address).map_or_else(Vec::new, octets)
             }
             RouteAttribute::Gateway(address) => route.gateway = address_in(address).map_or_else(Vec::new, octets),
+            RouteAttribute::Via(RouteVia::Inet6(address)) => route.gateway = octets((*address).into()),
+            // What is not said here would be sent in another form than is meant.
+            RouteAttribute::Via(_) | RouteAttribute::Encap(_) | RouteAttribute::MultiPath(_) => return None,
             RouteAttribute::PrefSource(address) => route.source = address_in(address).map_or_else(Vec::new, octets),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Metrics(metrics) => {
@@ -321,17 +370,28 @@ mod tests {
             message.attributes.push(AddressAttribute::Address(address));
             message
         };
+        let mac = [2, 0x42, 0xa, 0x5a, 0, 2];
+        let address_of = |message: &AddressMessage| super::address_of(message, &mac);
         let (four, six) = (IpAddr::from(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::from(Ipv6Addr::LOCALHOST));
+        let own: IpAddr = "fe80::42:aff:fe5a:2".parse().unwrap();
         let permanent = AddressHeaderFlags::Permanent;
         let got = address_of(&message(four, AddressScope::Universe, AddressHeaderFlags::empty())).unwrap();
         assert_eq!((got.address.as_slice(), got.prefix_length), ([10, 0, 0, 2].as_slice(), 24));
         assert!(address_of(&message(six, AddressScope::Universe, permanent)).is_some());
-        assert!(address_of(&message(six, AddressScope::Link, permanent)).is_none());
+        assert!(address_of(&message(own, AddressScope::Link, permanent)).is_none());
+        // One that somebody has set, or that the kernel has made of a secret; one that another machine has as well.
+        assert!(address_of(&message(six, AddressScope::Link, permanent)).is_some());
+        let failed = permanent | AddressHeaderFlags::Dadfailed;
+        assert!(address_of(&message(six, AddressScope::Universe, failed)).is_none());
         assert!(address_of(&message(six, AddressScope::Universe, AddressHeaderFlags::empty())).is_none());
         // The far end of a pair: what is local counts.
         let mut pair = message(four, AddressScope::Universe, permanent);
         pair.attributes.push(AddressAttribute::Local(Ipv4Addr::new(10, 0, 0, 9).into()));
-        assert_eq!(address_of(&pair).unwrap().address, [10, 0, 0, 9]);
+        let got = address_of(&pair).unwrap();
+        assert_eq!((got.address.as_slice(), got.peer.as_slice()), ([10, 0, 0, 9].as_slice(), [10, 0, 0, 2].as_slice()));
+        pair.attributes.pop();
+        pair.attributes.push(AddressAttribute::Local(four));
+        assert!(address_of(&pair).unwrap().peer.is_empty());
     }
 
     #[test]
@@ -354,5 +414,51 @@ mod tests {
         assert_eq!(route(RouteProtocol::Kernel, main, 3), None);
         assert_eq!(route(RouteProtocol::Boot, 255, 3), None);
         assert_eq!(route(RouteProtocol::Boot, main, 4), None);
+    }
+
+    #[test]
+    fn routes_for_some_packets_are_not_taken_for_all() {
+        let links = [shown(&of_kind(InfoKind::Veth)).unwrap()];
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(RouteAttribute::Oif(3));
+        let with = |change: &dyn Fn(&mut RouteMessage)| {
+            let mut message = message.clone();
+            change(&mut message);
+            route_of(&message, &links)
+        };
+        assert!(with(&|_| {}).is_some());
+        assert_eq!(with(&|message| message.header.source_prefix_length = 64), None);
+        assert_eq!(with(&|message| message.header.tos = 4), None);
+        assert_eq!(with(&|message| message.header.flags = RouteFlags::Cloned), None);
+        assert_eq!(with(&|message| message.attributes.push(RouteAttribute::Encap(Vec::new()))), None);
+        let via = RouteVia::Inet6(Ipv6Addr::LOCALHOST);
+        let by_another_family = with(&|message| message.attributes.push(RouteAttribute::Via(via.clone()))).unwrap();
+        assert_eq!((by_another_family.gateway.len(), by_another_family.ipv6), (16, false));
+    }
+
+    #[test]
+    fn the_newest_address_comes_last() {
+        let address = |length, last| {
+            let mut address = vec![0; length];
+            address[length - 1] = last;
+            NetworkAddress { address, ..Default::default() }
+        };
+        let mut addresses = vec![address(4, 1), address(16, 3), address(4, 2), address(16, 2), address(16, 1)];
+        in_order_of_making(&mut addresses);
+        assert_eq!(addresses, [address(4, 1), address(4, 2), address(16, 1), address(16, 2), address(16, 3)]);
+    }
+
+    #[test]
+    fn sources_that_the_guest_has_not_are_left_out() {
+        let mut link = shown(&of_kind(InfoKind::Veth)).unwrap();
+        link.interface.addresses = vec![NetworkAddress { address: vec![10, 0, 0, 2], ..Default::default() }];
+        let route = |last| NetworkRoute { source: vec![10, 0, 0, last], ..Default::default() };
+        let mut found = Namespace { links: vec![link], routes: vec![route(2), route(3)], ..Default::default() };
+        leave_out_sources(&mut found);
+        assert_eq!(found.routes, [route(2), NetworkRoute::default()]);
     }
 }

@@ -48,15 +48,18 @@ fn subnet_of(route: &RouteMessage) -> Option<Subnet> {
     Some((index, destination, header.destination_prefix_length.into()))
 }
 
-/// The subnet for which the kernel makes a route with an address: IPv4 knows none of a single address, nor of 0.0.0.0.
+/// The subnet for which the kernel makes a route with an address: IPv4 knows none of a single address, but that of the other end, nor of
+/// 0.0.0.0.
 fn subnet(address: &NetworkAddress) -> Option<(IpAddr, u32)> {
     let length = address.prefix_length;
-    let ipv4 = <[u8; 4]>::try_from(address.address.as_slice()).map(u32::from_be_bytes);
+    let pair = !address.peer.is_empty();
+    let of = if pair { &address.peer } else { &address.address };
+    let ipv4 = <[u8; 4]>::try_from(of.as_slice()).map(u32::from_be_bytes);
     if let Ok(bits) = ipv4 {
         let mask = u32::MAX.checked_shl(32u32.checked_sub(length)?).unwrap_or_default();
-        return (length < 32 && bits & mask != 0).then(|| (IpAddr::V4((bits & mask).into()), length));
+        return ((length < 32 || pair) && bits & mask != 0).then(|| (IpAddr::V4((bits & mask).into()), length));
     }
-    let bits = u128::from_be_bytes(<[u8; 16]>::try_from(address.address.as_slice()).ok()?);
+    let bits = u128::from_be_bytes(<[u8; 16]>::try_from(of.as_slice()).ok()?);
     let mask = u128::MAX.checked_shl(128u32.checked_sub(length)?).unwrap_or_default();
     Some((IpAddr::V6((bits & mask).into()), length))
 }
@@ -117,5 +120,8 @@ mod tests {
         assert_eq!(left_out(&[], &[("10.90.0.2", 32), ("10.90.0.2", 0), ("10.90.0.2", 31)]), [false, false, true]);
         assert_eq!(left_out(&[], &[("fd00::2", 128), ("10.90.0.2", 33)]), [true, false]);
         assert_eq!(left_out(&[route(3, "fd00::2", 128)], &[("fd00::2", 128)]), [false]);
+        let (address, peer) = (vec![10, 90, 0, 2], vec![10, 91, 0, 1]);
+        let pair = NetworkAddress { address, peer, prefix_length: 32, ..Default::default() };
+        assert_eq!(subnet(&pair), Some(("10.91.0.1".parse().unwrap(), 32)));
     }
 }

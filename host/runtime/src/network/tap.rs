@@ -16,6 +16,8 @@ use super::sys;
 
 /// Names of taps begin so, in whatever network namespace they are. Nobody looks for them but people and [`super::scan`].
 pub const PREFIX: &str = "sandbox";
+/// What the kernel takes for a tap. Larger frames pass all the same.
+const MAX_MTU: u32 = 65_535 - 14;
 /// struct virtio_net_hdr_v1 (virtio 1.2, 5.1.6).
 const HEADER_LENGTH: i32 = 12;
 
@@ -46,7 +48,7 @@ impl Tap {
         message.header.index = index;
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        message.attributes.push(LinkAttribute::Mtu(mtu));
+        message.attributes.push(LinkAttribute::Mtu(mtu.min(MAX_MTU)));
         if several && let Err(error) = without_buffers(netlink, index) {
             log::debug!("{name} has its kernel's own queues: {error}");
         }

@@ -19,8 +19,8 @@ use crate::state::exec_socket_in;
 pub const WINDOWS: &str = ":windows ";
 /// Answered to that, so that no descriptor comes with what was read before.
 pub const READY: u8 = b'+';
-/// How long the other proxy may take: its monitor has ten seconds.
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the other proxy may take: its monitor has ten seconds for an order, and ten for one before.
+const TIMEOUT: Duration = Duration::from_secs(35);
 /// Longer than any answer.
 const ANSWER_LIMIT: u64 = 4096;
 
@@ -87,7 +87,8 @@ impl Lent {
 impl Windows for Lent {
     fn order(&self, order: &MonitorOrder, with: &[BorrowedFd<'_>]) -> Result<Result<u32, String>, MonitorError> {
         let silent = |source| MonitorError::Silent { role: Role::Monitor, id: self.owner.clone(), source };
-        // After one that was not answered the next answer could be to that.
-        self.ask(order, with).inspect_err(|_| drop(self.connection.shutdown(Shutdown::Both))).map_err(silent)
+        // What is answered later would be taken for the answer to another order. The other proxy takes back what it has lent.
+        let answered = self.ask(order, with).inspect_err(|_| drop(self.connection.shutdown(Shutdown::Both)));
+        answered.map_err(silent)
     }
 }

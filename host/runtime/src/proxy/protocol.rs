@@ -14,6 +14,7 @@ use crate::control::Share;
 use crate::joined::Owner;
 use crate::log::Log;
 use crate::network::devices::NetworkDevice;
+use crate::network::ipv6::Switch;
 use crate::preserved::Place;
 use crate::settings::CachePolicy;
 use crate::sockets::HostSockets;
@@ -68,6 +69,8 @@ pub struct ContainerOrder {
     pub network: Network,
     /// What moves there from where the command is.
     pub network_devices: Vec<NetworkDevice>,
+    /// What config.json says there of IPv6.
+    pub ipv6_switches: Vec<Switch>,
     /// Virtual CPUs.
     pub vcpus: u8,
     /// Guest memory at the start, MiB.

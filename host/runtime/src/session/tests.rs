@@ -168,6 +168,7 @@ impl Lab {
         ContainerOrder {
             id: "c1".to_string(),
             network_devices: Vec::new(),
+            ipv6_switches: Vec::new(),
             network: Network::Host,
             vcpus: 1,
             memory_mib: 64,
