@@ -107,6 +107,18 @@ fn an_exec_takes_from_the_first_process_what_it_leaves_out() {
 }
 
 #[test]
+fn the_last_value_of_a_variable_counts() {
+    let first = plan("", &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap().process.given;
+    let exec = |env: &str| ProcessPlan::exec(format!(r#"{{"args":["a"],"cwd":"/","env":[{env}]}}"#).as_bytes(), &first);
+    let env = exec(r#""A=1","HOME=/a","B=x=y","A=","HOME=","A=3""#).unwrap().env;
+    assert_eq!(env, [c"A=3".to_owned(), c"HOME=".to_owned(), c"B=x=y".to_owned()]);
+    for bad in [r#""A=1","A""#, r#""=b""#, r#""""#] {
+        let text = exec(bad).err().unwrap().to_string();
+        assert!(text.starts_with("process.env[") && text.ends_with("is not NAME=value"), "{text}");
+    }
+}
+
+#[test]
 fn scheduler_flags_have_the_specifications_names() {
     let flags = r#","scheduler":{"policy":"SCHED_BATCH","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]}"#;
     let plan = plan(flags, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap();

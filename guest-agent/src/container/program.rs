@@ -47,7 +47,9 @@ impl From<Error> for Failure {
         let kind = match &error {
             Error::Lookup(lookup::Error::NotInPath(_) | lookup::Error::NotFound(_)) => Kind::NotFound,
             Error::WorkingDirectory { errno: Errno::NOENT, .. } => Kind::NotFound,
+            Error::Lookup(lookup::Error::Execution { errno: Errno::NOENT, .. }) => Kind::NotFound,
             Error::Lookup(lookup::Error::Denied(_)) => Kind::Denied,
+            Error::Lookup(lookup::Error::Execution { errno: Errno::ACCESS | Errno::PERM, .. }) => Kind::Denied,
             Error::Mounts(mounts::Error::InsideProc(_) | mounts::Error::Ordinary { .. }) | Error::Sysctl { .. } => {
                 Kind::Invalid
             }
@@ -204,8 +206,8 @@ impl Program<'_> {
     fn become_program(&self, program: &CString, env: &[CString]) -> Result<std::convert::Infallible, Error> {
         let error = sys::execve(program, &self.process.args, env);
         let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-        let name = self.process.args.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
-        Err(lookup::failure(name, errno).into())
+        let path = PathBuf::from(program.to_string_lossy().into_owned());
+        Err(lookup::Error::Execution { path, errno }.into())
     }
 
     fn load_seccomp(&self) -> Result<(), Error> {

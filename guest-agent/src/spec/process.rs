@@ -1,5 +1,7 @@
 //! One process: `process` of config.json, or the object that exec brings.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CString;
 
 use oci_spec::runtime::{
@@ -16,7 +18,7 @@ pub struct ProcessPlan {
     pub given: Process,
     /// args.
     pub args: Vec<CString>,
-    /// env.
+    /// env, each name once.
     pub env: Vec<CString>,
     /// Numbers of capabilities by set.
     pub caps: caps::Sets,
@@ -45,7 +47,7 @@ impl ProcessPlan {
         if args.is_empty() {
             return Err(Error::Missing("process.args"));
         }
-        let env = c_strings("process.env", given.env().as_deref().unwrap_or_default())?;
+        let env = environment(given.env().as_deref().unwrap_or_default())?;
         if !given.cwd().is_absolute() {
             return Err(invalid("process.cwd", "must be an absolute path"));
         }
@@ -144,6 +146,27 @@ pub fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, Error>
         CString::new(s.as_str()).map_err(|_| invalid(format!("{field}[{i}]"), "contains a zero byte"))
     };
     strings.iter().enumerate().map(convert).collect()
+}
+
+/// Of a name that is given several times the last value counts, in the place of the first, as in runc: callers add what is to override, and
+/// a program would find the first.
+fn environment(pairs: &[String]) -> Result<Vec<CString>, Error> {
+    let mut places = HashMap::new();
+    let mut all: Vec<CString> = Vec::new();
+    for (index, (pair, text)) in pairs.iter().zip(c_strings("process.env", pairs)?).enumerate() {
+        let name = match pair.split_once('=') {
+            Some((name, _)) if !name.is_empty() => name,
+            _ => return Err(invalid(format!("process.env[{index}]"), format!("{pair:?} is not NAME=value"))),
+        };
+        match places.entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(all.len());
+                all.push(text);
+            }
+            Entry::Occupied(place) => all.get_mut(*place.get()).into_iter().for_each(|before| *before = text.clone()),
+        }
+    }
+    Ok(all)
 }
 
 fn capability_sets(process: &Process) -> caps::Sets {
