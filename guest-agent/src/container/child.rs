@@ -65,9 +65,9 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
         step("create a session keyring", keyring.create())?;
     }
     names_and_sysctls(plan)?;
-    let root = rootfs::build(plan, &job.cgroup, &job.prepared)?;
+    let (root, unsealed) = rootfs::build(plan, &job.cgroup, &job.prepared)?;
     hooks::run_all(&plan.hooks.create_container, &job.state, "creating", Some(root.path()))?;
-    rootfs::enter(plan, &root)?;
+    rootfs::enter(plan, root, unsealed)?;
     let mounted_ns = rpc::now_ns();
     let master = program.open_stdio(true)?;
     rootfs::seal(plan)?;

@@ -241,12 +241,17 @@ fn inside_root() -> Result<(), Error> {
 /// The environment, with HOME from the container's user database where it is missing.
 fn with_home(plan: &ProcessPlan) -> Vec<CString> {
     let mut env = plan.env.clone();
-    let is_home = |e: &CString| e.as_bytes().starts_with(b"HOME=") && e.as_bytes().len() > 5;
-    if !env.iter().any(is_home) {
-        env.retain(|e| e.as_bytes() != b"HOME=");
-        let passwd = passwd().unwrap_or_default();
-        let home = identity::home(&String::from_utf8_lossy(&passwd), plan.given.user().uid()).to_owned();
-        env.extend(CString::new(format!("HOME={home}")));
+    let place = env.iter().position(|e| e.as_bytes().starts_with(b"HOME="));
+    if place.and_then(|at| env.get(at)).is_some_and(|home| home.as_bytes().len() > 5) {
+        return env;
+    }
+    let passwd = passwd().unwrap_or_default();
+    let home = identity::home(&String::from_utf8_lossy(&passwd), plan.given.user().uid()).to_owned();
+    if let Ok(home) = CString::new(format!("HOME={home}")) {
+        match place.and_then(|at| env.get_mut(at)) {
+            Some(empty) => *empty = home,
+            None => env.push(home),
+        }
     }
     env
 }

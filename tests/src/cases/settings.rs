@@ -230,13 +230,19 @@ fn mounts_in_mounts(env: &Env) {
         .bind(&outer, "/outer", &[])
         .bind(&inner, "/outer/inner", &["ro"])
         .mount(json!({ "destination": "/scratch", "type": "tmpfs", "source": "tmpfs" }))
-        .bind(&inner, "/scratch/a/b", &[]);
+        .bind(&inner, "/scratch/a/b", &[])
+        // What is read-only in the end has to be filled first.
+        .mount(json!({ "destination": "/sealed", "type": "tmpfs", "source": "tmpfs", "options": ["ro"] }))
+        .bind(&inner, "/sealed/c", &[])
+        .set("/process/cwd", json!("/sealed/cwd"));
     let got = run(
         env,
         bundle,
-        "ls /outer/inner /scratch/a/b; touch /scratch/a/b/made; (touch /outer/inner/x) 2>&1 | grep -o Read-only",
+        "ls /outer/inner /scratch/a/b; touch /scratch/a/b/made; (touch /outer/inner/x) 2>&1 | grep -o Read-only
+         pwd; touch /sealed/c/more; (touch /sealed/x) 2>&1 | grep -o Read-only; ls /sealed | xargs",
     );
-    assert_eq!(got, "/outer/inner:\nshown\n\n/scratch/a/b:\nshown\nRead-only");
+    assert_eq!(got, "/outer/inner:\nshown\n\n/scratch/a/b:\nshown\nRead-only\n/sealed/cwd\nRead-only\nc cwd");
+    assert!(inner.join("more").exists());
     assert!(inner.join("made").exists() && outer.join("inner/hidden").exists());
 }
 
