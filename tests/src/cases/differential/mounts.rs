@@ -55,6 +55,10 @@ pub(super) const BUNDLES: &[Variant] = &[
     variant("cgroup-writable", |_, bundle| {
         replace(bundle, "/sys/fs/cgroup", json!(["nosuid", "noexec", "nodev", "relatime", "rw"]))
     }),
+    variant("cgroup-writable-user", |_, bundle| {
+        replace(bundle, "/sys/fs/cgroup", json!(["nosuid", "noexec", "nodev", "relatime", "rw"]))
+            .set("/process/user", json!({ "uid": 1000, "gid": 1000 }))
+    }),
     variant("cgroup2", |_, mut bundle| {
         for mount in bundle.spec["mounts"].as_array_mut().expect("a list") {
             if mount["type"] == "cgroup" {
