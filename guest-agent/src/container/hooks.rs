@@ -20,11 +20,12 @@ use crate::sys;
 /// So much of a hook's last words is shown.
 const TAIL: usize = 4096;
 
-/// A hook that did not succeed.
+/// A hook that did not succeed, in the words that the host has for its own.
 #[derive(Debug, thiserror::Error)]
-#[error("error running hook {field} ({path:?}): {problem}")]
+#[error("error running hook #{index}: {phase} hook {path}: {problem}")]
 pub struct Error {
-    field: String,
+    phase: &'static str,
+    index: usize,
     path: String,
     problem: Problem,
 }
@@ -61,7 +62,8 @@ impl State {
 pub fn run_all(hooks: &[HookPlan], state: &State, status: &str, root: Option<&Path>) -> Result<(), Error> {
     for hook in hooks {
         run(hook, &state.text(status), root).map_err(|problem| Error {
-            field: hook.field.clone(),
+            phase: hook.phase,
+            index: hook.index,
             path: hook.path.to_string_lossy().into_owned(),
             problem,
         })?;
@@ -180,7 +182,8 @@ mod tests {
     fn hook(script: &str, timeout: Option<Duration>) -> HookPlan {
         let c = |text: &str| std::ffi::CString::new(text).unwrap();
         HookPlan {
-            field: "hooks.createContainer[0]".to_owned(),
+            phase: "createContainer",
+            index: 0,
             path: c("/bin/sh"),
             args: vec![c("sh"), c("-c"), c(script)],
             env: vec![c("PATH=/bin:/usr/bin"), c("A=b")],
@@ -205,7 +208,7 @@ mod tests {
     #[test]
     fn failures_are_told_with_the_last_words() {
         let error = run_one("echo why >&2; exit 3", None).unwrap_err();
-        assert_eq!(error, r#"error running hook hooks.createContainer[0] ("/bin/sh"): exit status 3, output: why"#);
+        assert_eq!(error, "error running hook #0: createContainer hook /bin/sh: exit status 3, output: why");
         assert!(run_one("kill -9 $$", None).unwrap_err().contains("signal: killed"));
         let long = run_one("yes | head -c 1000000; exit 1", None).unwrap_err();
         assert!(long.len() < 2 * TAIL, "{}", long.len());

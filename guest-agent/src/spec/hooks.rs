@@ -12,8 +12,10 @@ use super::{Error, invalid};
 /// One hook.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HookPlan {
-    /// Its place in config.json.
-    pub field: String,
+    /// When it runs, as config.json names it.
+    pub phase: &'static str,
+    /// Its place in the list, from 0.
+    pub index: usize,
     /// In the container.
     pub path: CString,
     /// With its own name first.
@@ -42,12 +44,12 @@ pub fn hooks(spec: &Spec) -> Result<Hooks, Error> {
     })
 }
 
-fn phase(name: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>, Error> {
-    let plan = |(index, hook): (usize, &Hook)| plan(format!("hooks.{name}[{index}]"), hook);
-    hooks.iter().flatten().enumerate().map(plan).collect()
+fn phase(name: &'static str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>, Error> {
+    hooks.iter().flatten().enumerate().map(|(index, hook)| plan(name, index, hook)).collect()
 }
 
-fn plan(field: String, hook: &Hook) -> Result<HookPlan, Error> {
+fn plan(phase: &'static str, index: usize, hook: &Hook) -> Result<HookPlan, Error> {
+    let field = format!("hooks.{phase}[{index}]");
     if !hook.path().is_absolute() {
         return Err(invalid(format!("{field}.path"), "must be an absolute path"));
     }
@@ -63,7 +65,7 @@ fn plan(field: String, hook: &Hook) -> Result<HookPlan, Error> {
         Some(Ok(seconds @ 1..)) => Some(Duration::from_secs(seconds)),
         Some(_) => return Err(invalid(format!("{field}.timeout"), "must be greater than zero")),
     };
-    Ok(HookPlan { field, path, args, env, timeout })
+    Ok(HookPlan { phase, index, path, args, env, timeout })
 }
 
 #[cfg(test)]
