@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, Mount, Process, Spec};
 
 use super::{BundleError, brief, invalid, linux, refuse};
+use crate::features;
 use crate::hooks::Phase;
 
 /// PATH_MAX, with its NUL.
@@ -191,11 +192,21 @@ fn mounts(spec: &Spec) -> Result<(), BundleError> {
         path(&field("destination"), mount.destination())?;
         mount.source().iter().try_for_each(|source| path(&field("source"), source))?;
         mount.typ().iter().try_for_each(|kind| path(&field("type"), Path::new(kind)))?;
+        let bind = is_bind(mount);
         for (number, option) in mount.options().iter().flatten().enumerate() {
-            path(&field(&format!("options[{number}]")), Path::new(option))?;
+            let field = field(&format!("options[{number}]"));
+            path(&field, Path::new(option))?;
+            if bind && !option.is_empty() && !features::knows_mount_option(option) {
+                log::warn!("{field}: {:?} is no option of a bind mount, and is ignored", brief(option));
+            }
         }
     }
     Ok(())
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    let named = |option: &String| matches!(option.as_str(), "bind" | "rbind");
+    mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(named)
 }
 
 fn hooks(spec: &Spec) -> Result<(), BundleError> {
