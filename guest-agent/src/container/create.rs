@@ -143,11 +143,12 @@ async fn build(
         }
     };
     let Born { pid, channel, mut exit, ends } = born;
-    let raised = match birth::map_ids(&plan, pid).and_then(|()| birth::set_limits(&plan.process, pid)) {
+    let raised = match birth::map_ids(&plan, pid) {
         Ok(()) => birth::raise(&channel, &mut exit).await,
         Err(error) => Err(error),
     };
     let ready = raised.and_then(|ready| {
+        birth::set_limits(&plan.process, pid)?;
         let master = ready.master.map(stdio::master).transpose().map_err(step("watch the terminal"))?;
         Ok((ready.mounted_ns, master))
     });
