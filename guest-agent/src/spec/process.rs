@@ -163,7 +163,11 @@ fn environment(pairs: &[String]) -> Result<Vec<CString>, Error> {
                 place.insert(all.len());
                 all.push(text);
             }
-            Entry::Occupied(place) => all.get_mut(*place.get()).into_iter().for_each(|before| *before = text.clone()),
+            Entry::Occupied(place) => {
+                if let Some(before) = all.get_mut(*place.get()) {
+                    *before = text;
+                }
+            }
         }
     }
     Ok(all)
