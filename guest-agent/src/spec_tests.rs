@@ -96,7 +96,12 @@ fn an_exec_takes_from_the_first_process_what_it_leaves_out() {
     let first = plan(caps, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap().process.given;
     let exec = ProcessPlan::exec(br#"{"args":["a"],"cwd":"/"}"#, &first).unwrap();
     assert_eq!((exec.caps.bounding, exec.given.oom_score_adj()), (1 << 5, Some(7)));
-    assert!(!exec.no_new_privileges());
+    assert!(!exec.no_new_privileges() && exec.given.user().umask().is_none());
+    let mut masked = first.clone();
+    masked.user_mut().set_umask(Some(0o077));
+    let umask = |exec: &str| ProcessPlan::exec(exec.as_bytes(), &masked).unwrap().given.user().umask();
+    assert_eq!(umask(r#"{"args":["a"],"cwd":"/"}"#), Some(0o077));
+    assert_eq!(umask(r#"{"args":["a"],"cwd":"/","user":{"umask":0}}"#), Some(0));
     let own = br#"{"args":["a"],"cwd":"/","capabilities":{},"execCPUAffinity":{"initial":"1","final":"0-1"}}"#;
     let exec = ProcessPlan::exec(own, &first).unwrap();
     assert_eq!(exec.caps.bounding, 0);

@@ -62,8 +62,8 @@ impl ProcessPlan {
         })
     }
 
-    /// The object of an exec. What it leaves out of capabilities, limits and priorities is as for the container's first
-    /// process, as in runc.
+    /// The object of an exec. What it leaves out of capabilities, limits, priorities and the umask is as for the container's
+    /// first process, as in runc.
     pub fn exec(json: &[u8], first: &Process) -> Result<ProcessPlan, Error> {
         let mut value: serde_json::Value = serde_json::from_slice(json)?;
         if let Some(object) = value.as_object_mut() {
@@ -85,6 +85,9 @@ impl ProcessPlan {
         }
         if given.io_priority().is_none() {
             given.set_io_priority(*first.io_priority());
+        }
+        if given.user().umask().is_none() {
+            given.user_mut().set_umask(first.user().umask());
         }
         ProcessPlan::new(given)
     }

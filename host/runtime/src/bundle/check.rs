@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxSchedulerPolicy, Mount, Process, Spec};
 
 use super::{BundleError, brief, invalid, linux, refuse};
 use crate::features;
@@ -146,6 +146,13 @@ fn scheduling(process: &Process) -> Result<(), BundleError> {
         && !(-20..=19).contains(nice)
     {
         return Err(invalid("process.scheduler.nice", format!("{nice} is out of range (-20 to 19)")));
+    }
+    let deadline = [("runtime", given.runtime()), ("deadline", given.deadline()), ("period", given.period())];
+    for (key, time) in deadline {
+        // The kernel would not look at it.
+        if *given.policy() != LinuxSchedulerPolicy::SchedDeadline && time.is_some_and(|time| time != 0) {
+            return Err(invalid(format!("process.scheduler.{key}"), "it is for the policy SCHED_DEADLINE only"));
+        }
     }
     match given.priority() {
         Some(priority) if !(0..=99).contains(priority) => {
