@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Gid, Uid};
 
-use super::hooks::{self, State};
+use super::hooks::{self, State, Surroundings};
 use super::namespaces::{Joined, born_inside, unshare_flags};
 use super::program::{Error, Program, step};
 use super::sync::{FromChild, ToChild};
@@ -66,7 +66,8 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     }
     names_and_sysctls(plan)?;
     let (root, unsealed) = rootfs::build(plan, &job.cgroup, &job.prepared)?;
-    hooks::run_all(&plan.hooks.create_container, &job.state, "creating", Some(root.path()))?;
+    let surroundings = Surroundings { root: Some(root.path()), env: &plan.process.env };
+    hooks::run_all(&plan.hooks.create_container, &job.state, "creating", &surroundings)?;
     rootfs::enter(plan, root, unsealed)?;
     let mounted_ns = rpc::now_ns();
     let master = program.open_stdio(true)?;
@@ -78,7 +79,8 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     }
     // As with runc, these hooks run under the container's profile.
     program.load_last_seccomp()?;
-    hooks::run_all(&plan.hooks.start_container, &job.state, "created", None)?;
+    let surroundings = Surroundings { root: None, env: &env };
+    hooks::run_all(&plan.hooks.start_container, &job.state, "created", &surroundings)?;
     program.replace(&path, &env)
 }
 

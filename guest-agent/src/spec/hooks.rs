@@ -20,8 +20,8 @@ pub struct HookPlan {
     pub path: CString,
     /// With its own name first.
     pub args: Vec<CString>,
-    /// All that it gets.
-    pub env: Vec<CString>,
+    /// All that it gets, if not the environment of the container's process.
+    pub env: Option<Vec<CString>>,
     /// After which it is killed.
     pub timeout: Option<Duration>,
 }
@@ -59,7 +59,7 @@ fn plan(phase: &'static str, index: usize, hook: &Hook) -> Result<HookPlan, Erro
     if args.is_empty() {
         args.push(path.clone());
     }
-    let env = c_strings(&format!("{field}.env"), hook.env().as_deref().unwrap_or_default())?;
+    let env = hook.env().as_deref().map(|env| c_strings(&format!("{field}.env"), env)).transpose()?;
     let timeout = match hook.timeout().map(u64::try_from) {
         None => None,
         Some(Ok(seconds @ 1..)) => Some(Duration::from_secs(seconds)),
@@ -85,7 +85,10 @@ mod tests {
             (hook.args.as_slice(), hook.timeout),
             ([c"/bin/a".to_owned()].as_slice(), Some(Duration::from_secs(5)))
         );
+        assert_eq!(hook.env.as_deref(), Some([c"A=b".to_owned()].as_slice()));
         assert!(hooks.start_container.is_empty());
+        let env = |hook: &str| read(hook).unwrap().create_container.remove(0).env;
+        assert_eq!((env(r#"{"path":"/a"}"#), env(r#"{"path":"/a","env":[]}"#)), (None, Some(Vec::new())));
         for (bad, field) in [
             (r#"{"path":"a"}"#, "hooks.createContainer[0].path"),
             (r#"{"path":"/a","timeout":0}"#, "hooks.createContainer[0].timeout"),
