@@ -123,6 +123,12 @@ pub enum Failure {
     Timeout(Duration),
 }
 
+/// How many seconds hooks may take together, as far as they say.
+pub fn seconds(hooks: &[Hook]) -> u64 {
+    let each = hooks.iter().filter_map(Hook::timeout).map(|seconds| seconds.max(0).unsigned_abs());
+    each.fold(0, u64::saturating_add)
+}
+
 /// Where hooks run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings<'a> {

@@ -155,6 +155,7 @@ fn follow(
     let mut record = Record::new(id, &bundle.spec, bundle.directory, rootfs, proxy.id());
     record.attached = order.attached;
     record.joined = order.joined.as_ref().map(|owner| owner.id.clone());
+    record.start_seconds = order.hook_seconds.start;
     log::debug!("the container's process on the host is {}", proxy.id().pid);
     state.write(&record)?;
     let pid = Pid::from_raw(proxy.id().pid).ok_or(ProxyError::Gone)?;

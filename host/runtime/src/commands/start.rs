@@ -20,7 +20,7 @@ pub fn start(root: &Path, id: &str) -> Result<(), CommandError> {
     let manager = Manager::find()?;
     look_at_network(&state, &record)?;
     let guest = reach(&state, &record)?;
-    guest.start(manager.is_some()).map_err(|error| ended_or(&record, error.into()))?;
+    guest.start(manager.is_some(), record.start_seconds).map_err(|error| ended_or(&record, error.into()))?;
     running(&state, &mut record)?;
     if let Some(manager) = manager {
         // Others may have their turn: this may take as long as the container runs.

@@ -37,6 +37,16 @@ fn a_hook_runs_in_the_bundle_if_that_is_there() {
 }
 
 #[test]
+fn what_hooks_say_of_their_time_is_added() {
+    let list = hooks(json!([{"path": "/a", "timeout": 100}, {"path": "/b"}, {"path": "/c", "timeout": 7}]));
+    assert_eq!((seconds(&list), seconds(&[])), (107, 0));
+    let long = hooks(
+        json!([{"path": "/a", "timeout": i64::MAX}, {"path": "/b", "timeout": i64::MAX}, {"path": "/c", "timeout": 9}]),
+    );
+    assert_eq!(seconds(&long), u64::MAX);
+}
+
+#[test]
 fn state_arguments_and_environment_arrive() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("out");

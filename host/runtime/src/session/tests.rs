@@ -187,6 +187,7 @@ impl Lab {
             no_new_keyring: false,
             size: None,
             preserved: Vec::new(),
+            hook_seconds: Default::default(),
             attached: true,
             joined: None,
             shares_network: false,
