@@ -26,6 +26,8 @@ pub fn swap(memory: Option<i64>, both: i64) -> Result<Option<String>, &'static s
         (-1, 0) => Ok(Some("max".to_owned())),
         (_, 0) => Ok(None),
         (_, -1) => Ok(Some("max".to_owned())),
+        // Without a limit for memory there is nothing to take off: as runc since 1.2.1.
+        (-1, swap @ 1..) => Ok(Some(swap.to_string())),
         (-1 | 0, _) => Err("unable to set swap limit without memory limit"),
         (..-1, _) => Err("the limit for memory is negative"),
         (memory, both) if both < memory => Err("memory+swap limit should be >= memory limit"),
@@ -110,7 +112,8 @@ mod tests {
         assert_eq!(swap(Some(100), -1).unwrap().unwrap(), "max");
         assert_eq!(swap(Some(100), 0).unwrap(), None);
         assert_eq!(swap(Some(-1), 0).unwrap().unwrap(), "max");
-        assert!(swap(None, 100).is_err());
+        assert_eq!(swap(Some(-1), 100).unwrap().unwrap(), "100");
+        assert!(swap(None, 100).is_err() && swap(Some(-1), -2).is_err());
         assert!(swap(Some(i64::MIN), 100).is_err());
         assert!(swap(Some(100), 99).is_err());
         assert_eq!(limit(-1), "max");

@@ -96,13 +96,30 @@ fn an_exec_takes_from_the_first_process_what_it_leaves_out() {
     let first = plan(caps, &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap().process.given;
     let exec = ProcessPlan::exec(br#"{"args":["a"],"cwd":"/"}"#, &first).unwrap();
     assert_eq!((exec.caps.bounding, exec.given.oom_score_adj()), (1 << 5, Some(7)));
-    assert!(!exec.no_new_privileges());
+    assert!(!exec.no_new_privileges() && exec.given.user().umask().is_none());
+    let mut masked = first.clone();
+    masked.user_mut().set_umask(Some(0o077));
+    let umask = |exec: &str| ProcessPlan::exec(exec.as_bytes(), &masked).unwrap().given.user().umask();
+    assert_eq!(umask(r#"{"args":["a"],"cwd":"/"}"#), Some(0o077));
+    assert_eq!(umask(r#"{"args":["a"],"cwd":"/","user":{"umask":0}}"#), Some(0));
     let own = br#"{"args":["a"],"cwd":"/","capabilities":{},"execCPUAffinity":{"initial":"1","final":"0-1"}}"#;
     let exec = ProcessPlan::exec(own, &first).unwrap();
     assert_eq!(exec.caps.bounding, 0);
     assert_eq!((exec.affinity.initial, exec.affinity.last), (Some(vec![1]), Some(vec![0, 1])));
     for bad in ["", "{}", "[]", r#"{"args":[],"cwd":"/"}"#, r#"{"args":["a"],"cwd":"x"}"#] {
         assert!(ProcessPlan::exec(bad.as_bytes(), &first).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_last_value_of_a_variable_counts() {
+    let first = plan("", &format!(r#","linux":{{{NAMESPACES}}}"#)).unwrap().process.given;
+    let exec = |env: &str| ProcessPlan::exec(format!(r#"{{"args":["a"],"cwd":"/","env":[{env}]}}"#).as_bytes(), &first);
+    let env = exec(r#""A=1","HOME=/a","B=x=y","A=","HOME=","A=3""#).unwrap().env;
+    assert_eq!(env, [c"A=3".to_owned(), c"HOME=".to_owned(), c"B=x=y".to_owned()]);
+    for bad in [r#""A=1","A""#, r#""=b""#, r#""""#] {
+        let text = exec(bad).err().unwrap().to_string();
+        assert!(text.starts_with("process.env[") && text.ends_with("is not NAME=value"), "{text}");
     }
 }
 

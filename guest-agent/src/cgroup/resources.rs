@@ -141,7 +141,10 @@ fn hugepages(limit: &LinuxHugepageLimit, out: &mut Settings) -> Result<(), Error
     if size.is_empty() || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return refuse("hugepageLimits.pageSize", "must be a size such as 2MB");
     }
-    set(out, &format!("hugetlb.{size}.max"), convert::limit(limit.limit()));
+    // What is used, and what is promised: a program that asks for too much is to be told at once, and not to be killed when it uses it.
+    for file in [format!("hugetlb.{size}.max"), format!("hugetlb.{size}.rsvd.max")] {
+        set(out, &file, convert::limit(limit.limit()));
+    }
     Ok(())
 }
 

@@ -56,6 +56,7 @@ fn block_io_and_the_rest() {
         "io.max=8:0 rbps=10",
         "io.max=8:1 wiops=max",
         "hugetlb.2MB.max=4194304",
+        "hugetlb.2MB.rsvd.max=4194304",
         "io.max=8:0 rbps=1",
         "io.max=8:1 wbps=2",
         "memory.high=10",

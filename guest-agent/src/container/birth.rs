@@ -60,16 +60,25 @@ pub fn map_ids(plan: &Plan, pid: Pid) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a process in a user namespace could not do for itself.
+/// What a process in a user namespace could not do for itself. To be done when it is ready: the limits are the program's, and not those of
+/// what builds its root, copies files into a tmpfs and runs hooks.
 pub fn set_limits(process: &ProcessPlan, pid: Pid) -> Result<(), Error> {
     if let Some(value) = process.given.oom_score_adj() {
         write(pid, "oom_score_adj", value.to_string())?;
     }
     let rlimits = process.given.rlimits().as_deref().unwrap_or_default();
-    limits::apply(pid, rlimits).map_err(|(kind, e)| step::<io::Error>(format!("set {kind}"))(e))
+    limits::apply(pid, rlimits).map_err(|(kind, e)| died_or(e, format!("set {kind}")))
+}
+
+/// One that was killed meanwhile has no limits.
+fn died_or(error: io::Error, what: String) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ESRCH | libc::ENOENT) => Error::Died(0),
+        _ => step(what)(error),
+    }
 }
 
 fn write(pid: Pid, file: &str, text: String) -> Result<(), Error> {
     let path: PathBuf = Path::new("/proc").join(pid.as_raw_pid().to_string()).join(file);
-    fs::write(path, &text).map_err(step::<io::Error>(format!("write {:?} to {file}", text.trim_end())))
+    fs::write(path, &text).map_err(|error| died_or(error, format!("write {:?} to {file}", text.trim_end())))
 }

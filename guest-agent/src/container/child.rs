@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Gid, Uid};
 
-use super::hooks::{self, State};
+use super::hooks::{self, State, Surroundings};
 use super::namespaces::{Joined, born_inside, unshare_flags};
 use super::program::{Error, Program, step};
 use super::sync::{FromChild, ToChild};
@@ -65,9 +65,10 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
         step("create a session keyring", keyring.create())?;
     }
     names_and_sysctls(plan)?;
-    let root = rootfs::build(plan, &job.cgroup, &job.prepared)?;
-    hooks::run_all(&plan.hooks.create_container, &job.state, "creating", Some(root.path()))?;
-    rootfs::enter(plan, &root)?;
+    let (root, unsealed) = rootfs::build(plan, &job.cgroup, &job.prepared)?;
+    let surroundings = Surroundings { root: Some(root.path()), env: &plan.process.env };
+    hooks::run_all(&plan.hooks.create_container, &job.state, "creating", &surroundings)?;
+    rootfs::enter(plan, root, unsealed)?;
     let mounted_ns = rpc::now_ns();
     let master = program.open_stdio(true)?;
     rootfs::seal(plan)?;
@@ -78,7 +79,8 @@ fn build(job: &Job<'_>) -> Result<std::convert::Infallible, Error> {
     }
     // As with runc, these hooks run under the container's profile.
     program.load_last_seccomp()?;
-    hooks::run_all(&plan.hooks.start_container, &job.state, "created", None)?;
+    let surroundings = Surroundings { root: None, env: &env };
+    hooks::run_all(&plan.hooks.start_container, &job.state, "created", &surroundings)?;
     program.replace(&path, &env)
 }
 

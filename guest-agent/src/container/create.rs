@@ -143,11 +143,12 @@ async fn build(
         }
     };
     let Born { pid, channel, mut exit, ends } = born;
-    let raised = match birth::map_ids(&plan, pid).and_then(|()| birth::set_limits(&plan.process, pid)) {
+    let raised = match birth::map_ids(&plan, pid) {
         Ok(()) => birth::raise(&channel, &mut exit).await,
         Err(error) => Err(error),
     };
     let ready = raised.and_then(|ready| {
+        birth::set_limits(&plan.process, pid)?;
         let master = ready.master.map(stdio::master).transpose().map_err(step("watch the terminal"))?;
         Ok((ready.mounted_ns, master))
     });
@@ -179,18 +180,19 @@ async fn build(
     Ok((container, mounted_ns))
 }
 
-/// Whose the container's cgroup is to be ("Cgroup ownership" of config-linux.md): its user's, where it can see and write it.
+/// Whose the container's cgroup is to be ("Cgroup ownership" of config-linux.md): its user's, where it can see and write it. Root's it is
+/// anyway.
 fn cgroup_owner(plan: &Plan) -> Option<u32> {
     let writable = plan.mounts.iter().any(|mount| {
         matches!(mount.fs_type.as_str(), "cgroup" | "cgroup2")
             && mount.destination == Path::new("/sys/fs/cgroup")
             && !mount.options.flags.contains(MountFlags::RDONLY)
     });
-    if !writable || !plan.namespaces.is_own(libc::CLONE_NEWCGROUP) || !plan.namespaces.is_own(libc::CLONE_NEWUSER) {
+    if !writable || !plan.namespaces.is_own(libc::CLONE_NEWCGROUP) {
         return None;
     }
     let mappings = plan.spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref());
-    outside(mappings, plan.process.given.user().uid())
+    outside(mappings, plan.process.given.user().uid()).filter(|uid| *uid != 0)
 }
 
 /// The clone. No await between it and [`crate::reaper::Reaper::watch`].
@@ -270,7 +272,32 @@ async fn supervise(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_cgroup_that_can_be_written_is_its_users() {
+        let owner = |uid: u32, options: &[&str], namespaces: &[&str]| {
+            let spec = json!({
+                "ociVersion": "1.2.0",
+                "process": { "user": { "uid": uid, "gid": 0 }, "args": ["a"], "cwd": "/" },
+                "root": { "path": "/r" },
+                "mounts": [{ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options }],
+                "linux": { "namespaces": namespaces.iter().map(|kind| json!({ "type": kind })).collect::<Vec<_>>(),
+                    "uidMappings": namespaces.contains(&"user").then(|| json!([{ "containerID": 0, "hostID": 1000, "size": 10 }])) }
+            });
+            cgroup_owner(&Plan::new(spec.to_string().as_bytes()).unwrap())
+        };
+        assert_eq!(owner(5, &["rw"], &["mount", "cgroup"]), Some(5));
+        assert_eq!(owner(5, &[], &["mount", "cgroup", "user"]), Some(1005));
+        assert_eq!(owner(0, &["rw"], &["mount", "cgroup", "user"]), Some(1000));
+        // Root's, not to be written, with other cgroups in sight, a user who is not mapped.
+        assert_eq!(owner(0, &["rw"], &["mount", "cgroup"]), None);
+        assert_eq!(owner(5, &["ro"], &["mount", "cgroup"]), None);
+        assert_eq!(owner(5, &["rw"], &["mount"]), None);
+        assert_eq!(owner(50, &["rw"], &["mount", "cgroup", "user"]), None);
+    }
 
     #[test]
     fn ids_cannot_leave_their_directory() {

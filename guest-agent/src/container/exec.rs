@@ -81,12 +81,11 @@ async fn start(
     let frozen = container.cgroup.freezing();
     let born = give_birth(agent, container, &plan, &streams, stdio, &request.sub_cgroup)?;
     let pid = born.pid;
-    let limited = birth::set_limits(&plan, pid);
     let (process, report) = Process::new(pid);
     let process = Arc::new(process);
     container.execs.put(&request.exec_id, process.clone());
     let supervised = Supervised { container: container.clone(), id: request.exec_id.clone(), process, report };
-    let run = run(supervised, born, streams, limited);
+    let run = run(supervised, born, streams, plan);
     let pid = pid.as_raw_pid();
     if !frozen {
         return Ok(Executed { pid, executed_ns: run.await? });
@@ -152,18 +151,12 @@ struct Supervised {
 }
 
 /// From the clone to execve(2); gives the time of that.
-async fn run(
-    supervised: Supervised,
-    mut born: Born,
-    streams: Streams,
-    limited: Result<(), Error>,
-) -> Result<u64, Error> {
-    let built = match limited {
-        Ok(()) => birth::raise(&born.channel, &mut born.exit).await,
-        Err(error) => Err(error),
-    };
-    let master =
-        built.and_then(|ready| ready.master.map(stdio::master).transpose().map_err(step("watch the terminal")));
+async fn run(supervised: Supervised, mut born: Born, streams: Streams, plan: ProcessPlan) -> Result<u64, Error> {
+    let built = birth::raise(&born.channel, &mut born.exit).await;
+    let master = built.and_then(|ready| {
+        birth::set_limits(&plan, born.pid)?;
+        ready.master.map(stdio::master).transpose().map_err(step("watch the terminal"))
+    });
     let container = supervised.container.clone();
     let (master, failed) = match master {
         Ok(master) => (master, None),

@@ -1,6 +1,6 @@
 //! Runs hooks, as a child of the container's future first process: in its namespaces and its cgroup.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,11 +20,12 @@ use crate::sys;
 /// So much of a hook's last words is shown.
 const TAIL: usize = 4096;
 
-/// A hook that did not succeed.
+/// A hook that did not succeed, in the words that the host has for its own.
 #[derive(Debug, thiserror::Error)]
-#[error("error running hook {field} ({path:?}): {problem}")]
+#[error("error running hook #{index}: {phase} hook {path}: {problem}")]
 pub struct Error {
-    field: String,
+    phase: &'static str,
+    index: usize,
     path: String,
     problem: Problem,
 }
@@ -57,11 +58,20 @@ impl State {
     }
 }
 
-/// One after the other, until one fails. With `root` that is each hook's root directory.
-pub fn run_all(hooks: &[HookPlan], state: &State, status: &str, root: Option<&Path>) -> Result<(), Error> {
+/// Where hooks run.
+pub struct Surroundings<'a> {
+    /// Their root directory, if it is not the caller's.
+    pub root: Option<&'a Path>,
+    /// The environment of those that say nothing of theirs: as with runc that of the container's process.
+    pub env: &'a [CString],
+}
+
+/// One after the other, until one fails.
+pub fn run_all(hooks: &[HookPlan], state: &State, status: &str, surroundings: &Surroundings<'_>) -> Result<(), Error> {
     for hook in hooks {
-        run(hook, &state.text(status), root).map_err(|problem| Error {
-            field: hook.field.clone(),
+        run(hook, &state.text(status), surroundings).map_err(|problem| Error {
+            phase: hook.phase,
+            index: hook.index,
             path: hook.path.to_string_lossy().into_owned(),
             problem,
         })?;
@@ -69,7 +79,7 @@ pub fn run_all(hooks: &[HookPlan], state: &State, status: &str, root: Option<&Pa
     Ok(())
 }
 
-fn run(hook: &HookPlan, state: &[u8], root: Option<&Path>) -> Result<(), Problem> {
+fn run(hook: &HookPlan, state: &[u8], surroundings: &Surroundings<'_>) -> Result<(), Problem> {
     // A file, so that nobody waits for a hook that does not read.
     let mut input = File::from(memfd_create("state", MemfdFlags::CLOEXEC).map_err(io::Error::from)?);
     input.write_all(state)?;
@@ -77,7 +87,7 @@ fn run(hook: &HookPlan, state: &[u8], root: Option<&Path>) -> Result<(), Problem
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
     fcntl_setfl(&read, OFlags::NONBLOCK).map_err(io::Error::from)?;
     match sys::fork()? {
-        None => execute(hook, &input, &write, root),
+        None => execute(hook, &input, &write, surroundings),
         Some((pid, pidfd)) => {
             drop(write);
             let mut output = File::from(read);
@@ -106,13 +116,13 @@ fn run(hook: &HookPlan, state: &[u8], root: Option<&Path>) -> Result<(), Problem
 }
 
 /// In the hook's own process.
-fn execute(hook: &HookPlan, input: &File, output: &OwnedFd, root: Option<&Path>) -> ! {
+fn execute(hook: &HookPlan, input: &File, output: &OwnedFd, surroundings: &Surroundings<'_>) -> ! {
     let prepared = || -> io::Result<()> {
         for (fd, target) in [(input.as_fd(), 0), (output.as_fd(), 1), (output.as_fd(), 2)] {
             sys::dup_onto(fd, target)?;
         }
         rustix::process::setsid()?;
-        if let Some(root) = root {
+        if let Some(root) = surroundings.root {
             // After `Program::become_process` it has been done, and the container's profile may forbid it.
             sys::close_on_exec()?;
             rustix::process::chroot(root)?;
@@ -122,7 +132,7 @@ fn execute(hook: &HookPlan, input: &File, output: &OwnedFd, root: Option<&Path>)
     };
     let path: &CStr = &hook.path;
     let error = match prepared() {
-        Ok(()) => sys::execve(path, &hook.args, &hook.env),
+        Ok(()) => sys::execve(path, &hook.args, hook.env.as_deref().unwrap_or(surroundings.env)),
         Err(error) => error,
     };
     let _ = rustix::io::write(output, Plain(&error).to_string().as_bytes());
@@ -180,17 +190,29 @@ mod tests {
     fn hook(script: &str, timeout: Option<Duration>) -> HookPlan {
         let c = |text: &str| std::ffi::CString::new(text).unwrap();
         HookPlan {
-            field: "hooks.createContainer[0]".to_owned(),
+            phase: "createContainer",
+            index: 0,
             path: c("/bin/sh"),
             args: vec![c("sh"), c("-c"), c(script)],
-            env: vec![c("PATH=/bin:/usr/bin"), c("A=b")],
+            env: Some(vec![c("PATH=/bin:/usr/bin"), c("A=b")]),
             timeout,
         }
     }
 
     fn run_one(script: &str, timeout: Option<Duration>) -> Result<(), String> {
         let state = State::new(br#"{"id":"x","status":"stopped"}"#).unwrap();
-        run_all(&[hook(script, timeout)], &state, "creating", None).map_err(|e| e.to_string())
+        let surroundings = Surroundings { root: None, env: &[] };
+        run_all(&[hook(script, timeout)], &state, "creating", &surroundings).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_hook_without_environment_has_the_process_s() {
+        let state = State::new(b"").unwrap();
+        let env = [c"PATH=/bin:/usr/bin".to_owned(), c"OF=process".to_owned()];
+        let surroundings = Surroundings { root: None, env: &env };
+        let silent = HookPlan { env: None, ..hook("test $OF = process", None) };
+        run_all(&[silent], &state, "created", &surroundings).unwrap();
+        run_all(&[hook("test -z $OF", None)], &state, "created", &surroundings).unwrap();
     }
 
     #[test]
@@ -205,7 +227,7 @@ mod tests {
     #[test]
     fn failures_are_told_with_the_last_words() {
         let error = run_one("echo why >&2; exit 3", None).unwrap_err();
-        assert_eq!(error, r#"error running hook hooks.createContainer[0] ("/bin/sh"): exit status 3, output: why"#);
+        assert_eq!(error, "error running hook #0: createContainer hook /bin/sh: exit status 3, output: why");
         assert!(run_one("kill -9 $$", None).unwrap_err().contains("signal: killed"));
         let long = run_one("yes | head -c 1000000; exit 1", None).unwrap_err();
         assert!(long.len() < 2 * TAIL, "{}", long.len());

@@ -47,7 +47,9 @@ impl From<Error> for Failure {
         let kind = match &error {
             Error::Lookup(lookup::Error::NotInPath(_) | lookup::Error::NotFound(_)) => Kind::NotFound,
             Error::WorkingDirectory { errno: Errno::NOENT, .. } => Kind::NotFound,
+            Error::Lookup(lookup::Error::Execution { errno: Errno::NOENT, .. }) => Kind::NotFound,
             Error::Lookup(lookup::Error::Denied(_)) => Kind::Denied,
+            Error::Lookup(lookup::Error::Execution { errno: Errno::ACCESS | Errno::PERM, .. }) => Kind::Denied,
             Error::Mounts(mounts::Error::InsideProc(_) | mounts::Error::Ordinary { .. }) | Error::Sysctl { .. } => {
                 Kind::Invalid
             }
@@ -204,8 +206,8 @@ impl Program<'_> {
     fn become_program(&self, program: &CString, env: &[CString]) -> Result<std::convert::Infallible, Error> {
         let error = sys::execve(program, &self.process.args, env);
         let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-        let name = self.process.args.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
-        Err(lookup::failure(name, errno).into())
+        let path = PathBuf::from(program.to_string_lossy().into_owned());
+        Err(lookup::Error::Execution { path, errno }.into())
     }
 
     fn load_seccomp(&self) -> Result<(), Error> {
@@ -239,12 +241,17 @@ fn inside_root() -> Result<(), Error> {
 /// The environment, with HOME from the container's user database where it is missing.
 fn with_home(plan: &ProcessPlan) -> Vec<CString> {
     let mut env = plan.env.clone();
-    let is_home = |e: &CString| e.as_bytes().starts_with(b"HOME=") && e.as_bytes().len() > 5;
-    if !env.iter().any(is_home) {
-        env.retain(|e| e.as_bytes() != b"HOME=");
-        let passwd = passwd().unwrap_or_default();
-        let home = identity::home(&String::from_utf8_lossy(&passwd), plan.given.user().uid()).to_owned();
-        env.extend(CString::new(format!("HOME={home}")));
+    let place = env.iter().position(|e| e.as_bytes().starts_with(b"HOME="));
+    if place.and_then(|at| env.get(at)).is_some_and(|home| home.as_bytes().len() > 5) {
+        return env;
+    }
+    let passwd = passwd().unwrap_or_default();
+    let home = identity::home(&String::from_utf8_lossy(&passwd), plan.given.user().uid()).to_owned();
+    if let Ok(home) = CString::new(format!("HOME={home}")) {
+        match place.and_then(|at| env.get_mut(at)) {
+            Some(empty) => *empty = home,
+            None => env.push(home),
+        }
     }
     env
 }

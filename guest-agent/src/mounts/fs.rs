@@ -24,7 +24,7 @@ pub struct Context<'a> {
     pub id_mapped: &'a [Option<OwnedFd>],
 }
 
-/// Makes one mount. Gives back the path where a `/dev` that is to be read-only was left writable, for the devices.
+/// Makes one mount.
 pub fn mount(index: usize, plan: &MountPlan, context: &Context<'_>) -> Result<(), Error> {
     if plan.options.remount {
         return remount(plan, context.root);
@@ -68,19 +68,35 @@ fn target(root: &Root, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
     root.get_or_create(path, kind).map_err(|error| Error::Path { action: "create", path: path.to_owned(), error })
 }
 
-/// Whether the mount is one whose `ro` has to wait until the devices are in it.
-pub fn waits_for_devices(plan: &MountPlan) -> bool {
-    plan.fs_type == "tmpfs" && plan.destination == Path::new("/dev") && plan.options.flags.contains(MountFlags::RDONLY)
+/// Whether the mount's `ro` has to wait until all is in it that belongs there: mount points of others, devices, the working directory. A
+/// tmpfs has nothing of that from the start.
+pub fn waits(plan: &MountPlan) -> bool {
+    let options = &plan.options;
+    let bind = options.bind || plan.fs_type == "bind";
+    options.flags.contains(MountFlags::RDONLY)
+        && !(bind || options.remount)
+        && (plan.fs_type == "tmpfs" || is_dev(&plan.destination))
+}
+
+/// Whether it is the directory of the devices.
+pub fn is_dev(destination: &Path) -> bool {
+    Path::new("/").join(destination) == Path::new("/dev")
+}
+
+fn tmpfs(plan: &MountPlan, root: &Root) -> Result<(), Error> {
+    let mode = hidden_mode(plan, root);
+    let target = target(root, &plan.destination, Kind::Directory)?;
+    refuse_inside_proc(root, &target, false)?;
+    new_mount(plan, "tmpfs", root, target, mode)
 }
 
 /// As in runc: without a mode of its own a tmpfs has that of the directory it hides, if there was one.
-fn tmpfs(plan: &MountPlan, root: &Root) -> Result<(), Error> {
-    let hidden = root.get(&plan.destination).ok().and_then(|directory| rustix::fs::fstat(directory).ok());
-    let target = target(root, &plan.destination, Kind::Directory)?;
-    refuse_inside_proc(root, &target, false)?;
-    let hidden = hidden.filter(|_| !plan.options.data.iter().any(|option| option.starts_with("mode=")));
-    let mode = hidden.map(|hidden| format!("mode={:o}", hidden.st_mode & 0o7777));
-    new_mount(plan, "tmpfs", root, target, mode)
+fn hidden_mode(plan: &MountPlan, root: &Root) -> Option<String> {
+    if plan.options.data.iter().any(|option| option.starts_with("mode=")) {
+        return None;
+    }
+    let hidden = rustix::fs::fstat(root.get(&plan.destination).ok()?).ok()?;
+    Some(format!("mode={:o}", hidden.st_mode & 0o7777))
 }
 
 fn new_mount(plan: &MountPlan, fs_type: &str, root: &Root, target: OwnedFd, more: Option<String>) -> Result<(), Error> {
@@ -88,7 +104,7 @@ fn new_mount(plan: &MountPlan, fs_type: &str, root: &Root, target: OwnedFd, more
     let data = CString::new(data.join(",")).unwrap_or_default();
     let data = (!data.is_empty()).then_some(data.as_c_str());
     let mut flags = plan.options.flags;
-    if waits_for_devices(plan) {
+    if waits(plan) {
         flags.remove(MountFlags::RDONLY);
     }
     let source = if plan.source.as_os_str().is_empty() { Path::new(fs_type) } else { &plan.source };
@@ -203,11 +219,12 @@ fn cgroup(plan: &MountPlan, context: &Context<'_>) -> Result<(), Error> {
 /// A tmpfs with a copy of what it is mounted over.
 fn copy_up(plan: &MountPlan, root: &Root) -> Result<(), Error> {
     let failed = |e: io::Error| plan_error(plan, e);
+    let mode = hidden_mode(plan, root);
     let hidden = target(root, &plan.destination, Kind::Directory)?;
     refuse_inside_proc(root, &hidden, false)?;
-    let read_only = plan.options.flags.contains(MountFlags::RDONLY);
     let staging = Staging::new().map_err(failed)?;
-    let data = CString::new(plan.options.data.join(",")).unwrap_or_default();
+    let data: Vec<&str> = plan.options.data.iter().chain(&mode).map(String::as_str).collect();
+    let data = CString::new(data.join(",")).unwrap_or_default();
     let flags = plan.options.flags.difference(MountFlags::RDONLY);
     rustix::mount::mount("tmpfs", &staging.path, "tmpfs", flags, Some(data.as_c_str()))
         .map_err(|e| failed(e.into()))?;
@@ -219,10 +236,6 @@ fn copy_up(plan: &MountPlan, root: &Root) -> Result<(), Error> {
         return Err(failed(error));
     }
     let mounted = root.get(&plan.destination).map_err(failed)?;
-    if read_only {
-        let remount = MountFlags::BIND | flags | MountFlags::RDONLY;
-        rustix::mount::mount_remount(proc_path(mounted.as_fd()), remount, "").map_err(|e| failed(e.into()))?;
-    }
     after(plan, mounted, false)
 }
 

@@ -26,3 +26,26 @@ fn a_tree_is_copied_with_modes_and_links() {
     assert_eq!(std::fs::metadata(to.path().join("d/f")).unwrap().permissions().mode() & 0o7777, 0o4711);
     assert_eq!(std::fs::read_link(to.path().join("l")).unwrap(), Path::new("/nowhere"));
 }
+
+#[test]
+fn a_tmpfs_is_filled_before_it_is_read_only() {
+    let plan = |fs_type: &str, destination: &str, options: &[&str]| MountPlan {
+        destination: destination.into(),
+        fs_type: fs_type.to_owned(),
+        source: PathBuf::new(),
+        options: crate::mounts::options::parse(&options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>()).unwrap(),
+        id_maps: None,
+    };
+    assert!(waits(&plan("tmpfs", "/a", &["ro"])) && waits(&plan("tmpfs", "/a", &["ro", "tmpcopyup"])));
+    assert!(waits(&plan("devtmpfs", "/dev/", &["ro"])) && waits(&plan("tmpfs", "dev", &["ro"])));
+    for at_once in [
+        plan("tmpfs", "/a", &["ro", "rw"]),
+        plan("tmpfs", "/a", &["rro"]),
+        plan("sysfs", "/sys", &["ro"]),
+        plan("bind", "/dev", &["ro"]),
+        plan("tmpfs", "/a", &["rbind", "ro"]),
+        plan("tmpfs", "/a", &["remount", "ro"]),
+    ] {
+        assert!(!waits(&at_once));
+    }
+}

@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
-use super::fs::{Context, mount, waits_for_devices};
+use super::fs::{Context, is_dev, mount, waits};
 use super::resolve::{Kind, Root, proc_path};
 use super::{Error, Prepared, devices, options};
 use crate::spec::Plan;
@@ -26,8 +26,11 @@ fn propagation(plan: &Plan) -> Result<Option<MountPropagationFlags>, Error> {
     }
 }
 
+/// Mounts that are writable for as long as the root is built, and are to be read-only then.
+pub struct Unsealed(Vec<OwnedFd>);
+
 /// Mounts everything below root.path.
-pub fn build(plan: &Plan, cgroup: &Path, prepared: &Prepared) -> Result<Root, Error> {
+pub fn build(plan: &Plan, cgroup: &Path, prepared: &Prepared) -> Result<(Root, Unsealed), Error> {
     let linux = plan.spec.linux().as_ref();
     propagation(plan)?;
     // Nothing the container mounts may reach the guest's namespace. What is asked for the root holds once it is the root: a mount
@@ -40,8 +43,13 @@ pub fn build(plan: &Plan, cgroup: &Path, prepared: &Prepared) -> Result<Root, Er
     let root = step("open root.path", Root::open(plan.root()))?;
     let own_cgroup_namespace = plan.namespaces.is_own(libc::CLONE_NEWCGROUP);
     let context = Context { root: &root, own_cgroup_namespace, cgroup, id_mapped: &prepared.id_mapped };
+    let mut unsealed = Vec::new();
     for (index, entry) in plan.mounts.iter().enumerate() {
         mount(index, entry, &context)?;
+        // Others may come over it: it is found by its descriptor. /dev waits longer, for the terminal.
+        if waits(entry) && !is_dev(&entry.destination) {
+            unsealed.push(step("find a mount again", root.get(&entry.destination))?);
+        }
     }
     let asked = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
     if !binds_dev(plan) {
@@ -53,12 +61,15 @@ pub fn build(plan: &Plan, cgroup: &Path, prepared: &Prepared) -> Result<Root, Er
         path: cwd.clone(),
         error,
     })?;
-    Ok(root)
+    Ok((root, Unsealed(unsealed)))
 }
 
-/// Makes it the root directory.
-pub fn enter(plan: &Plan, root: &Root) -> Result<(), Error> {
-    pivot(root)?;
+/// Makes it the root directory. Descriptors from 3 up are the container's afterwards.
+pub fn enter(plan: &Plan, root: Root, unsealed: Unsealed) -> Result<(), Error> {
+    pivot(&root)?;
+    for mount in &unsealed.0 {
+        step("make a tmpfs read-only", read_only(mount))?;
+    }
     if let Some(flags) = propagation(plan)? {
         // The root alone: what is mounted in it has what its own options say.
         let flags = flags.difference(MountPropagationFlags::REC);
@@ -76,7 +87,7 @@ fn named_root(error: Error, path: &Path) -> Error {
 
 /// A /dev bound from elsewhere is taken as it is, as in runc.
 fn binds_dev(plan: &Plan) -> bool {
-    plan.mounts.iter().any(|m| m.options.bind && m.destination == Path::new("/dev"))
+    plan.mounts.iter().any(|m| (m.options.bind || m.fs_type == "bind") && is_dev(&m.destination))
 }
 
 /// Makes the container's root the root, and lets the guest's go.
@@ -104,7 +115,7 @@ fn pivot(root: &Root) -> Result<(), Error> {
 
 /// What makes parts of the tree unwritable; after it, nothing more can be made in them.
 pub fn seal(plan: &Plan) -> Result<(), Error> {
-    if let Some(dev) = plan.mounts.iter().find(|m| waits_for_devices(m)) {
+    if let Some(dev) = plan.mounts.iter().find(|m| waits(m) && is_dev(&m.destination)) {
         let flags = dev.options.flags | MountFlags::BIND;
         step("make /dev read-only", rustix::mount::mount_remount("/dev", flags, ""))?;
     }
@@ -126,9 +137,12 @@ pub fn seal(plan: &Plan) -> Result<(), Error> {
 }
 
 fn set_read_only(path: &Path) -> io::Result<()> {
-    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    read_only(&rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn read_only(mount: &OwnedFd) -> io::Result<()> {
     const MOUNT_ATTR_RDONLY: u64 = 1;
-    sys::mount_setattr(fd.as_fd(), false, &MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })
+    sys::mount_setattr(mount.as_fd(), false, &MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })
 }
 
 fn open_if_there(path: &Path) -> io::Result<Option<OwnedFd>> {

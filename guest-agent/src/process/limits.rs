@@ -1,5 +1,6 @@
 //! process.rlimits.
 
+use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
@@ -8,6 +9,9 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
 /// The agent holds some descriptors for each process of a container; many can run at once.
 const OWN_DESCRIPTORS: u64 = 65_536;
+
+/// fs.nr_open of a kernel that was told nothing.
+const KERNELS_OPEN_FILES: u64 = 1 << 20;
 
 static INHERITED_DESCRIPTORS: OnceLock<(Option<u64>, Option<u64>)> = OnceLock::new();
 
@@ -26,11 +30,28 @@ pub fn apply(pid: Pid, limits: &[PosixRlimit]) -> Result<(), (PosixRlimitType, i
         prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).map_err(|e| (kind, e.into()))?;
     }
     for limit in limits {
+        if limit.typ() == PosixRlimitType::RlimitNofile {
+            allow_files(limit.hard());
+        }
         let value = |v: u64| (v != u64::MAX).then_some(v);
         let new = Rlimit { current: value(limit.soft()), maximum: value(limit.hard()) };
         prlimit(Some(pid), resource(limit.typ()), new).map_err(|e| (limit.typ(), e.into()))?;
     }
     Ok(())
+}
+
+/// The kernel lets nobody have more open files than fs.nr_open says, root neither. Many hosts have raised theirs, and with runc a container may
+/// ask for what they allow. What cannot be is told by who sets the limit next.
+fn allow_files(most: u64) {
+    const NR_OPEN: &str = "/proc/sys/fs/nr_open";
+    if most > KERNELS_OPEN_FILES && most != u64::MAX {
+        let now = fs::read_to_string(NR_OPEN).ok().and_then(|text| text.trim_end().parse().ok());
+        if now.is_some_and(|now: u64| now < most)
+            && let Err(error) = fs::write(NR_OPEN, most.to_string())
+        {
+            log::warn!("cannot set fs.nr_open to {most}: {error}");
+        }
+    }
 }
 
 fn resource(kind: PosixRlimitType) -> Resource {

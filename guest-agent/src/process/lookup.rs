@@ -23,6 +23,15 @@ pub enum Error {
     /// A directory.
     #[error("unable to start container process: exec: {0:?}: is a directory")]
     Directory(String),
+    /// What was found does not run: a script whose interpreter is missing, a file of another machine's. It is there, whatever the kernel
+    /// says.
+    #[error("unable to start container process: exec {}: {}", .path.display(), Plain(&(*errno).into()))]
+    Execution {
+        /// Of the program.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
     /// Any other answer of the kernel.
     #[error("unable to start container process: exec: {name:?}: {}", Plain(&(*errno).into()))]
     Other {
@@ -45,7 +54,8 @@ pub fn find(name: &CStr, path: &str) -> Result<CString, Error> {
     if name.is_empty() {
         return Err(Error::NotInPath(shown));
     }
-    for dir in path.split(':') {
+    // Without a PATH nothing is searched, the working directory neither.
+    for dir in path.split(':').filter(|_| !path.is_empty()) {
         let dir = if dir.is_empty() { "." } else { dir };
         let file: PathBuf = Path::new(dir).join(std::ffi::OsStr::from_bytes(name.to_bytes()));
         if executable(&file).is_ok() {
@@ -60,8 +70,8 @@ pub fn path_of(env: &[CString]) -> &str {
     env.iter().rev().find_map(|e| e.to_str().ok()?.strip_prefix("PATH=")).unwrap_or_default()
 }
 
-/// The error for execve(2)'s answer.
-pub fn failure(name: String, errno: Errno) -> Error {
+/// The error for the answer to a question about the file.
+fn failure(name: String, errno: Errno) -> Error {
     match errno {
         Errno::NOENT => Error::NotFound(name),
         Errno::ACCESS | Errno::PERM => Error::Denied(name),

@@ -12,14 +12,16 @@ use super::{Error, invalid};
 /// One hook.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HookPlan {
-    /// Its place in config.json.
-    pub field: String,
+    /// When it runs, as config.json names it.
+    pub phase: &'static str,
+    /// Its place in the list, from 0.
+    pub index: usize,
     /// In the container.
     pub path: CString,
     /// With its own name first.
     pub args: Vec<CString>,
-    /// All that it gets.
-    pub env: Vec<CString>,
+    /// All that it gets, if not the environment of the container's process.
+    pub env: Option<Vec<CString>>,
     /// After which it is killed.
     pub timeout: Option<Duration>,
 }
@@ -42,12 +44,12 @@ pub fn hooks(spec: &Spec) -> Result<Hooks, Error> {
     })
 }
 
-fn phase(name: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>, Error> {
-    let plan = |(index, hook): (usize, &Hook)| plan(format!("hooks.{name}[{index}]"), hook);
-    hooks.iter().flatten().enumerate().map(plan).collect()
+fn phase(name: &'static str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>, Error> {
+    hooks.iter().flatten().enumerate().map(|(index, hook)| plan(name, index, hook)).collect()
 }
 
-fn plan(field: String, hook: &Hook) -> Result<HookPlan, Error> {
+fn plan(phase: &'static str, index: usize, hook: &Hook) -> Result<HookPlan, Error> {
+    let field = format!("hooks.{phase}[{index}]");
     if !hook.path().is_absolute() {
         return Err(invalid(format!("{field}.path"), "must be an absolute path"));
     }
@@ -57,13 +59,13 @@ fn plan(field: String, hook: &Hook) -> Result<HookPlan, Error> {
     if args.is_empty() {
         args.push(path.clone());
     }
-    let env = c_strings(&format!("{field}.env"), hook.env().as_deref().unwrap_or_default())?;
+    let env = hook.env().as_deref().map(|env| c_strings(&format!("{field}.env"), env)).transpose()?;
     let timeout = match hook.timeout().map(u64::try_from) {
         None => None,
         Some(Ok(seconds @ 1..)) => Some(Duration::from_secs(seconds)),
         Some(_) => return Err(invalid(format!("{field}.timeout"), "must be greater than zero")),
     };
-    Ok(HookPlan { field, path, args, env, timeout })
+    Ok(HookPlan { phase, index, path, args, env, timeout })
 }
 
 #[cfg(test)]
@@ -83,7 +85,10 @@ mod tests {
             (hook.args.as_slice(), hook.timeout),
             ([c"/bin/a".to_owned()].as_slice(), Some(Duration::from_secs(5)))
         );
+        assert_eq!(hook.env.as_deref(), Some([c"A=b".to_owned()].as_slice()));
         assert!(hooks.start_container.is_empty());
+        let env = |hook: &str| read(hook).unwrap().create_container.remove(0).env;
+        assert_eq!((env(r#"{"path":"/a"}"#), env(r#"{"path":"/a","env":[]}"#)), (None, Some(Vec::new())));
         for (bad, field) in [
             (r#"{"path":"a"}"#, "hooks.createContainer[0].path"),
             (r#"{"path":"/a","timeout":0}"#, "hooks.createContainer[0].timeout"),

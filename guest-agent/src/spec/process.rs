@@ -1,5 +1,7 @@
 //! One process: `process` of config.json, or the object that exec brings.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CString;
 
 use oci_spec::runtime::{
@@ -16,7 +18,7 @@ pub struct ProcessPlan {
     pub given: Process,
     /// args.
     pub args: Vec<CString>,
-    /// env.
+    /// env, each name once.
     pub env: Vec<CString>,
     /// Numbers of capabilities by set.
     pub caps: caps::Sets,
@@ -45,7 +47,7 @@ impl ProcessPlan {
         if args.is_empty() {
             return Err(Error::Missing("process.args"));
         }
-        let env = c_strings("process.env", given.env().as_deref().unwrap_or_default())?;
+        let env = environment(given.env().as_deref().unwrap_or_default())?;
         if !given.cwd().is_absolute() {
             return Err(invalid("process.cwd", "must be an absolute path"));
         }
@@ -60,8 +62,8 @@ impl ProcessPlan {
         })
     }
 
-    /// The object of an exec. What it leaves out of capabilities, limits and priorities is as for the container's first
-    /// process, as in runc.
+    /// The object of an exec. What it leaves out of capabilities, limits, priorities and the umask is as for the container's
+    /// first process, as in runc.
     pub fn exec(json: &[u8], first: &Process) -> Result<ProcessPlan, Error> {
         let mut value: serde_json::Value = serde_json::from_slice(json)?;
         if let Some(object) = value.as_object_mut() {
@@ -83,6 +85,9 @@ impl ProcessPlan {
         }
         if given.io_priority().is_none() {
             given.set_io_priority(*first.io_priority());
+        }
+        if given.user().umask().is_none() {
+            given.user_mut().set_umask(first.user().umask());
         }
         ProcessPlan::new(given)
     }
@@ -144,6 +149,31 @@ pub fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, Error>
         CString::new(s.as_str()).map_err(|_| invalid(format!("{field}[{i}]"), "contains a zero byte"))
     };
     strings.iter().enumerate().map(convert).collect()
+}
+
+/// Of a name that is given several times the last value counts, in the place of the first, as in runc: callers add what is to override, and
+/// a program would find the first.
+fn environment(pairs: &[String]) -> Result<Vec<CString>, Error> {
+    let mut places = HashMap::new();
+    let mut all: Vec<CString> = Vec::new();
+    for (index, (pair, text)) in pairs.iter().zip(c_strings("process.env", pairs)?).enumerate() {
+        let name = match pair.split_once('=') {
+            Some((name, _)) if !name.is_empty() => name,
+            _ => return Err(invalid(format!("process.env[{index}]"), format!("{pair:?} is not NAME=value"))),
+        };
+        match places.entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(all.len());
+                all.push(text);
+            }
+            Entry::Occupied(place) => {
+                if let Some(before) = all.get_mut(*place.get()) {
+                    *before = text;
+                }
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn capability_sets(process: &Process) -> caps::Sets {

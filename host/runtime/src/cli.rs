@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ::log::LevelFilter;
-use clap::{Args, Parser, Subcommand};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::handover::Handover;
 use crate::commands::{
@@ -31,10 +32,11 @@ const VERSION: &str = concat!(
 
 /// Runs OCI containers, each in a micro-VM of its own.
 #[derive(Debug, Parser)]
-#[command(name = "sandbox", disable_version_flag = true, arg_required_else_help = true)]
+// Of an option that is given twice the last counts, as with runc: daemons put their own beside those of their configuration.
+#[command(name = "sandbox", disable_version_flag = true, arg_required_else_help = true, args_override_self = true)]
 struct Cli {
     /// Directory for the state of containers
-    #[arg(long, value_name = "DIR", default_value = "/run/sandbox", global = true, overrides_with = "root")]
+    #[arg(long, value_name = "DIR", default_value = "/run/sandbox", global = true)]
     root: PathBuf,
 
     /// File that gets the log; errors are on stderr too
@@ -46,11 +48,13 @@ struct Cli {
     log_format: Format,
 
     /// Log what is done
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+        default_value = "false", default_missing_value = "true", hide_default_value = true, value_parser = BoolishValueParser::new())]
     debug: bool,
 
     /// Have systemd make the container's cgroup on the host: cgroupsPath is SLICE:PREFIX:NAME
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+        default_value = "false", default_missing_value = "true", hide_default_value = true, value_parser = BoolishValueParser::new())]
     systemd_cgroup: bool,
 
     /// Taken for compatibility: cgroups of users that may not make them are an error here

@@ -124,6 +124,12 @@ fn features() -> Value {
     })
 }
 
+/// Whether a mount option is one of those, and not some file system's.
+pub fn knows_mount_option(option: &str) -> bool {
+    let attribute = |name: &str| ATTRIBUTES.contains(&name);
+    attribute(option) || OTHER_OPTIONS.contains(&option) || option.strip_prefix('r').is_some_and(attribute)
+}
+
 fn mount_options() -> Vec<String> {
     let recursive = ATTRIBUTES.iter().map(|name| format!("r{name}"));
     let mut all: Vec<_> =
@@ -194,7 +200,11 @@ mod tests {
         let features: Features = serde_json::from_str(&document()).unwrap();
         assert_eq!(features.oci_version_max(), OCI_VERSION);
         assert_eq!(features.hooks().as_ref().unwrap().len(), 6);
-        assert!(features.mount_options().as_ref().unwrap().iter().any(|option| option == "rro"));
+        let options = features.mount_options().as_ref().unwrap();
+        assert!(
+            options.iter().any(|option| option == "rro") && options.iter().all(|option| knows_mount_option(option))
+        );
+        assert!(!knows_mount_option("size=1m") && !knows_mount_option("r") && !knows_mount_option("readonly"));
         let linux = features.linux().as_ref().unwrap();
         assert_eq!(linux.namespaces().as_ref().unwrap().len(), 8);
         for name in linux.capabilities().as_ref().unwrap() {

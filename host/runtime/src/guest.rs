@@ -94,6 +94,11 @@ pub fn connect_stdio(socket: &Path, token: u64) -> Result<UnixStream, ConnectErr
     Ok(stream)
 }
 
+/// For a call in which the guest runs hooks. One that does not say how long it may take has what the call has.
+fn with_hooks(seconds: u64) -> Duration {
+    CALL_TIMEOUT.saturating_add(Duration::from_secs(seconds))
+}
+
 /// Where and when a further process is executed.
 #[derive(Clone, Debug, Default)]
 pub struct ExecPlace {
@@ -138,16 +143,20 @@ impl Guest {
         Self { exec_id: exec_id.to_string(), ..self }
     }
 
-    /// Prepares the container.
-    pub fn create(&self, request: CreateContainerRequest) -> Result<CreateContainerResponse, RpcError> {
+    /// Prepares the container, whose hooks may take so many seconds.
+    pub fn create(
+        &self,
+        request: CreateContainerRequest,
+        hook_seconds: u64,
+    ) -> Result<CreateContainerResponse, RpcError> {
         let request = CreateContainerRequest { container_id: self.id.clone(), ..request };
-        self.rpc.call("CreateContainer", &request, Some(CALL_TIMEOUT))
+        self.rpc.call("CreateContainer", &request, Some(with_hooks(hook_seconds)))
     }
 
-    /// Executes the prepared process. With `notify` it can say when it is ready.
-    pub fn start(&self, notify: bool) -> Result<StartContainerResponse, RpcError> {
+    /// Executes the prepared process, whose hooks may take so many seconds. With `notify` it can say when it is ready.
+    pub fn start(&self, notify: bool, hook_seconds: u64) -> Result<StartContainerResponse, RpcError> {
         let request = StartContainerRequest { container_id: self.id.clone(), notify, ..Default::default() };
-        self.rpc.call("StartContainer", &request, Some(CALL_TIMEOUT))
+        self.rpc.call("StartContainer", &request, Some(with_hooks(hook_seconds)))
     }
 
     /// Waits for the process's end.

@@ -10,7 +10,7 @@ mod place;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -123,17 +123,40 @@ pub enum Failure {
     Timeout(Duration),
 }
 
-/// Runs the hooks of one phase, one after another, each with `state_json` on its stdin; in `netns` if there is one, else in the
-/// caller's namespace. The first that fails ends it, but in [`Phase::Poststop`]: there a failure is logged, and the next one runs.
+/// How many seconds hooks may take together, as far as they say.
+pub fn seconds(hooks: &[Hook]) -> u64 {
+    let each = hooks.iter().filter_map(Hook::timeout).map(|seconds| seconds.max(0).unsigned_abs());
+    each.fold(0, u64::saturating_add)
+}
+
+/// Where hooks run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings<'a> {
+    /// Their working directory, if it is there. As with runc, which changes to the bundle first of all, that is the bundle, or the
+    /// container's root for those in its namespaces.
+    pub directory: Option<&'a Path>,
+    /// Their network namespace, if not the caller's.
+    pub network: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Surroundings<'a> {
+    /// The caller's, in a directory.
+    pub fn at(directory: &'a Path) -> Self {
+        Self { directory: Some(directory), network: None }
+    }
+}
+
+/// Runs the hooks of one phase, one after another, each with `state_json` on its stdin. The first that fails ends it, but in
+/// [`Phase::Poststop`]: there a failure is logged, and the next one runs.
 pub fn run_all(
     phase: Phase,
     hooks: &[Hook],
     state_json: &[u8],
-    netns: Option<BorrowedFd<'_>>,
+    surroundings: Surroundings<'_>,
 ) -> Result<(), HookError> {
     for (index, hook) in hooks.iter().enumerate() {
         log::debug!("{phase} hook #{index}: {}", hook.path().display());
-        let result = run_one(hook, state_json, netns);
+        let result = run_one(hook, state_json, surroundings);
         let Err(failure) = result else { continue };
         let error = HookError { phase, index, path: hook.path().clone(), failure };
         if phase != Phase::Poststop {
@@ -144,14 +167,15 @@ pub fn run_all(
     Ok(())
 }
 
-fn run_one(hook: &Hook, state_json: &[u8], netns: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
-    let Some(netns) = netns else { return child::run(hook, state_json) };
+fn run_one(hook: &Hook, state_json: &[u8], surroundings: Surroundings<'_>) -> Result<(), Failure> {
+    let Surroundings { directory, network } = surroundings;
+    let Some(netns) = network else { return child::run(hook, state_json, directory) };
     // A namespace is a thread's, and a child has that of the thread that starts it: this process's other threads stay where they are.
     thread::scope(|scope| {
         let entered = || {
             move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
                 .map_err(|error| Failure::Namespace(error.into()))?;
-            child::run(hook, state_json)
+            child::run(hook, state_json, directory)
         };
         let spawned = thread::Builder::new().spawn_scoped(scope, entered).map_err(Failure::Start)?;
         spawned.join().unwrap_or_else(|_| Err(Failure::Wait(io::Error::other("its thread ended"))))

@@ -64,6 +64,8 @@ pub struct Session {
     sockets: OnceLock<Carrying>,
     /// The container says when it is ready.
     notify: AtomicBool,
+    /// What its hooks may take when it is started.
+    start_seconds: AtomicU64,
     /// Where the micro-VM is another container's: how to end this one's part in it.
     joined: Option<KeeperConfig>,
     /// Block devices that the guest has.
@@ -132,6 +134,7 @@ impl Session {
             interfaces: Mutex::default(),
             sockets: OnceLock::new(),
             notify: AtomicBool::new(false),
+            start_seconds: AtomicU64::new(0),
             joined: None,
             disks: Vec::new(),
             growth: Arc::default(),
@@ -269,6 +272,7 @@ impl Session {
             sockets
         });
         self.notify.store(order.notify, Ordering::Release);
+        self.start_seconds.store(order.hook_seconds.start, Ordering::Release);
         let guest = Arc::new(Guest::connect(&socket, &self.id)?);
         self.trace.now(Lane::Command, "agent connected");
         // Of a micro-VM that is another container's, that one's proxy sets the clock.
@@ -305,7 +309,7 @@ impl Session {
             memory_grows: self.joined.is_none() && self.growth.is_possible(),
             ..Default::default()
         };
-        let clock = self.create(&guest, request)?;
+        let clock = self.create(&guest, request, order.hook_seconds.create)?;
         let _ = self.clock.set(clock);
         if self.signalled.aborted.load(Ordering::Acquire) != 0 {
             return Err(RpcError::Closed.into());
@@ -371,10 +375,15 @@ impl Session {
         streams().map_err(SessionError::setup("stdin, stdout and stderr"))
     }
 
-    fn create(&self, guest: &Guest, request: CreateContainerRequest) -> Result<GuestClock, SessionError> {
+    fn create(
+        &self,
+        guest: &Guest,
+        request: CreateContainerRequest,
+        hook_seconds: u64,
+    ) -> Result<GuestClock, SessionError> {
         let trace = &self.trace;
         let sent = now_ns();
-        let created = guest.create(request)?;
+        let created = guest.create(request, hook_seconds)?;
         let answered = now_ns();
         let clock = GuestClock::by_call(sent, created.received_ns, created.replied_ns, answered);
         let (received, replied) = (clock.host(created.received_ns), clock.host(created.replied_ns));
@@ -403,7 +412,8 @@ impl Session {
         let Some(guest) = self.signalled.guest() else { return Err(RpcError::Closed.into()) };
         self.follow_network()?;
         let sent = now_ns();
-        let started = guest.start(self.notify.load(Ordering::Acquire)).map_err(|error| self.explained(error.into()))?;
+        let (notify, seconds) = (self.notify.load(Ordering::Acquire), self.start_seconds.load(Ordering::Acquire));
+        let started = guest.start(notify, seconds).map_err(|error| self.explained(error.into()))?;
         let answered = now_ns();
         self.trace.span(Lane::Command, "StartContainer", sent, answered);
         // The clocks agree to half a round trip; what is known about the order of things is more exact.

@@ -279,6 +279,10 @@ fn exec(env: &Env) {
         "pwd; echo $A; id -u; id -g",
     ]);
     assert_eq!(result.ok(), "/tmp\nb c\n5\n6");
+    // What is added overrides what is there.
+    let added =
+        container.call(&["--debug=false", "--debug=false", "exec", "-e", "A=1", "-e", "A=2", id, "printenv", "A"]);
+    assert_eq!(added.ok(), "2");
     refused(
         &container.call(&["exec", id, "no-such-program"]),
         255,

@@ -117,6 +117,12 @@ fn limits(env: &Env) {
         run(env, bundle, "ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -Ss; ulimit -Hs"),
         "123\n456\n0\n1024\n2048"
     );
+    if !env.is_runc() {
+        // More than a kernel allows that was told nothing: the lab's has it so for runc.
+        let many = json!([{ "type": "RLIMIT_NOFILE", "soft": 1024, "hard": 2_000_000 }]);
+        let bundle = env.bundle_named(Root::Busybox, "many").set("/process/rlimits", many);
+        assert_eq!(run(env, bundle, "ulimit -Hn"), "2000000");
+    }
 }
 
 fn no_new_privileges(env: &Env) {
@@ -230,13 +236,19 @@ fn mounts_in_mounts(env: &Env) {
         .bind(&outer, "/outer", &[])
         .bind(&inner, "/outer/inner", &["ro"])
         .mount(json!({ "destination": "/scratch", "type": "tmpfs", "source": "tmpfs" }))
-        .bind(&inner, "/scratch/a/b", &[]);
+        .bind(&inner, "/scratch/a/b", &[])
+        // What is read-only in the end has to be filled first.
+        .mount(json!({ "destination": "/sealed", "type": "tmpfs", "source": "tmpfs", "options": ["ro"] }))
+        .bind(&inner, "/sealed/c", &[])
+        .set("/process/cwd", json!("/sealed/cwd"));
     let got = run(
         env,
         bundle,
-        "ls /outer/inner /scratch/a/b; touch /scratch/a/b/made; (touch /outer/inner/x) 2>&1 | grep -o Read-only",
+        "ls /outer/inner /scratch/a/b; touch /scratch/a/b/made; (touch /outer/inner/x) 2>&1 | grep -o Read-only
+         pwd; touch /sealed/c/more; (touch /sealed/x) 2>&1 | grep -o Read-only; ls /sealed | xargs",
     );
-    assert_eq!(got, "/outer/inner:\nshown\n\n/scratch/a/b:\nshown\nRead-only");
+    assert_eq!(got, "/outer/inner:\nshown\n\n/scratch/a/b:\nshown\nRead-only\n/sealed/cwd\nRead-only\nc cwd");
+    assert!(inner.join("more").exists());
     assert!(inner.join("made").exists() && outer.join("inner/hidden").exists());
 }
 

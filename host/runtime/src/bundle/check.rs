@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxSchedulerPolicy, Mount, Process, Spec};
 
 use super::{BundleError, brief, invalid, linux, refuse};
+use crate::features;
 use crate::hooks::Phase;
 
 /// PATH_MAX, with its NUL.
@@ -146,6 +147,13 @@ fn scheduling(process: &Process) -> Result<(), BundleError> {
     {
         return Err(invalid("process.scheduler.nice", format!("{nice} is out of range (-20 to 19)")));
     }
+    let deadline = [("runtime", given.runtime()), ("deadline", given.deadline()), ("period", given.period())];
+    for (key, time) in deadline {
+        // The kernel would not look at it.
+        if *given.policy() != LinuxSchedulerPolicy::SchedDeadline && time.is_some_and(|time| time != 0) {
+            return Err(invalid(format!("process.scheduler.{key}"), "it is for the policy SCHED_DEADLINE only"));
+        }
+    }
     match given.priority() {
         Some(priority) if !(0..=99).contains(priority) => {
             Err(invalid("process.scheduler.priority", format!("{priority} is out of range (0 to 99)")))
@@ -191,11 +199,21 @@ fn mounts(spec: &Spec) -> Result<(), BundleError> {
         path(&field("destination"), mount.destination())?;
         mount.source().iter().try_for_each(|source| path(&field("source"), source))?;
         mount.typ().iter().try_for_each(|kind| path(&field("type"), Path::new(kind)))?;
+        let bind = is_bind(mount);
         for (number, option) in mount.options().iter().flatten().enumerate() {
-            path(&field(&format!("options[{number}]")), Path::new(option))?;
+            let field = field(&format!("options[{number}]"));
+            path(&field, Path::new(option))?;
+            if bind && !option.is_empty() && !features::knows_mount_option(option) {
+                log::warn!("{field}: {:?} is no option of a bind mount, and is ignored", brief(option));
+            }
         }
     }
     Ok(())
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    let named = |option: &String| matches!(option.as_str(), "bind" | "rbind");
+    mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(named)
 }
 
 fn hooks(spec: &Spec) -> Result<(), BundleError> {

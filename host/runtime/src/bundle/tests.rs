@@ -155,6 +155,7 @@ fn values_that_cannot_be_are_named() {
         ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 8}), "process.ioPriority.priority"),
         ("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 20}), "process.scheduler.nice"),
         ("/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": -1}), "process.scheduler.priority"),
+        ("/process/scheduler", json!({"policy": "SCHED_FIFO", "period": 1}), "process.scheduler.period"),
         ("/process/consoleSize", json!({"height": 70000, "width": 1}), "process.consoleSize.height"),
         ("/hostname", json!("a".repeat(65)), "hostname"),
         ("/domainname", json!("a\0"), "domainname"),

@@ -60,6 +60,40 @@ fn what_containerd_calls() {
 }
 
 #[test]
+fn an_option_that_is_given_twice_counts_as_it_comes_last() {
+    let cli = parse(
+        "sandbox --debug --log-format json --systemd-cgroup --debug --log /a --log-format text --log /b list -q -q",
+    );
+    assert!(cli.debug && cli.systemd_cgroup);
+    assert_eq!((cli.log_format, cli.log), (Format::Text, Some("/b".into())));
+    let cli = parse("sandbox --systemd-cgroup run --detach --detach --systemd-cgroup -b /x -b /y c1");
+    let Some(Command::Run(run)) = cli.command else { panic!("not run") };
+    assert!(cli.systemd_cgroup && run.detach);
+    assert_eq!(run.create.bundle, PathBuf::from("/y"));
+    let Some(Command::Exec(exec)) = parse("sandbox exec -e A=1 -e B=2 -g 1 -g 2 c1 env -e -e").command else {
+        panic!("not exec")
+    };
+    let wanted = exec.options(Path::new("/r")).unwrap().wanted;
+    assert_eq!((wanted.environment.len(), wanted.groups.len(), wanted.arguments.len()), (2, 2, 3));
+}
+
+#[test]
+fn switches_have_values_as_with_runc() {
+    for (line, want) in [
+        ("sandbox --debug=true --systemd-cgroup=true list", true),
+        ("sandbox --debug --systemd-cgroup list", true),
+        ("sandbox list --debug --systemd-cgroup=1", true),
+        ("sandbox --debug=false --systemd-cgroup=0 list", false),
+        ("sandbox --debug --systemd-cgroup --debug=false --systemd-cgroup=false list", false),
+        ("sandbox list", false),
+    ] {
+        let cli = parse(line);
+        assert_eq!((cli.debug, cli.systemd_cgroup), (want, want), "{line}");
+    }
+    assert!(Cli::try_parse_from(["sandbox", "--debug=maybe", "list"]).is_err());
+}
+
+#[test]
 fn checkpoint_and_restore_are_refused_whatever_is_asked() {
     let global = "sandbox --root /run/x --log /b/log.json --log-format json --systemd-cgroup";
     let checkpoint = "checkpoint is not supported: a running micro-VM cannot be saved";

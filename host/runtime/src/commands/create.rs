@@ -12,7 +12,7 @@ use super::handover::{self, Handover};
 use super::prepare::{self, Prepared};
 use super::{CommandError, Guests, delete};
 use crate::cgroup::{self, HostCgroup, Overhead};
-use crate::hooks::{self, Phase};
+use crate::hooks::{self, Phase, Surroundings};
 use crate::images::Images;
 use crate::log::Log;
 use crate::preserved::Preserved;
@@ -155,6 +155,7 @@ fn follow(
     let mut record = Record::new(id, &bundle.spec, bundle.directory, rootfs, proxy.id());
     record.attached = order.attached;
     record.joined = order.joined.as_ref().map(|owner| owner.id.clone());
+    record.start_seconds = order.hook_seconds.start;
     log::debug!("the container's process on the host is {}", proxy.id().pid);
     let pid = Pid::from_raw(proxy.id().pid).ok_or(ProxyError::Gone)?;
     let overhead = Overhead::of(&bundle.spec, &machine);
@@ -174,12 +175,13 @@ fn follow(
     let shown = record.shown_json();
     for phase in [Phase::Prestart, Phase::CreateRuntime] {
         let list = bundle.spec.hooks().as_ref().map(|hooks| phase.of(hooks)).unwrap_or_default();
-        hooks::run_all(phase, list, shown.as_bytes(), None)?;
+        hooks::run_all(phase, list, shown.as_bytes(), Surroundings::at(&record.bundle))?;
     }
     if !host_hooks.is_empty() {
         let network = File::open(format!("/proc/{}/ns/net", proxy.id().pid))
             .map_err(CommandError::io("open the container's network namespace"))?;
-        hooks::run_all(Phase::CreateContainer, &host_hooks, shown.as_bytes(), Some(network.as_fd()))?;
+        let surroundings = Surroundings { network: Some(network.as_fd()), directory: Some(&record.rootfs) };
+        hooks::run_all(Phase::CreateContainer, &host_hooks, shown.as_bytes(), surroundings)?;
     }
     proxy.tell(&ToProxy::Proceed { state: shown })?;
     proxy.expect(&FromProxy::Ready)?;

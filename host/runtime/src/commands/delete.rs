@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{CommandError, end};
-use crate::hooks::{self, Phase};
+use crate::hooks::{self, Phase, Surroundings};
 use crate::state::{ContainerId, Record, StateDir, StateError, Status, clear};
 
 /// Removes a container that has ended, or was never started; with `force` any, and one that is not there is no error.
@@ -41,6 +41,7 @@ fn remove(root: &Path, id: &ContainerId, force: bool) -> Result<(), CommandError
 pub(super) fn clear_up(root: &Path, record: &Record) -> Result<(), CommandError> {
     clear(root, record)?;
     // Each failure is logged, and the rest is removed nevertheless.
-    let _ = hooks::run_all(Phase::Poststop, &record.poststop, record.shown_json().as_bytes(), None);
+    let shown = record.shown_json();
+    let _ = hooks::run_all(Phase::Poststop, &record.poststop, shown.as_bytes(), Surroundings::at(&record.bundle));
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::joined::{self, Joining, Turn};
 use crate::machine::Machine;
 use crate::network::{devices, ipv6};
 use crate::notify;
-use crate::proxy::protocol::{ContainerOrder, Network, Size};
+use crate::proxy::protocol::{ContainerOrder, HookSeconds, Network, Size};
 use crate::share::{self, Plan};
 use crate::state::ContainerId;
 
@@ -101,6 +101,7 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         size: configured_size(bundle.spec.process().as_ref()),
         oom_score: bundle.spec.process().as_ref().and_then(|process| process.oom_score_adj()),
         preserved: Vec::new(),
+        hook_seconds: hook_seconds(&spec),
         attached: false,
         shares_network: joining.as_ref().is_some_and(Joining::shares_network),
         joined: joining.map(|joining| joining.owner),
@@ -115,6 +116,12 @@ pub(super) fn prepare(options: &Options, id: &ContainerId) -> Result<Prepared, C
         order.initramfs.display()
     );
     Ok(Prepared { bundle, machine, order, hooks, turn })
+}
+
+/// Of the hooks that are left to the guest.
+fn hook_seconds(spec: &Spec) -> HookSeconds {
+    let of = |phase: Phase| spec.hooks().as_ref().map_or(0, |hooks| hooks::seconds(phase.of(hooks)));
+    HookSeconds { create: of(Phase::CreateContainer), start: of(Phase::StartContainer) }
 }
 
 /// Leaves the guest the hooks that it is to run. Gives the createContainer hooks that are programs of the host.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{CommandError, end, ended_or, find_locked, reach};
-use crate::hooks::{self, Phase};
+use crate::hooks::{self, Phase, Surroundings};
 use crate::notify::Manager;
 use crate::proxy::wards;
 use crate::state::{Record, StateDir, Status};
@@ -20,7 +20,7 @@ pub fn start(root: &Path, id: &str) -> Result<(), CommandError> {
     let manager = Manager::find()?;
     look_at_network(&state, &record)?;
     let guest = reach(&state, &record)?;
-    guest.start(manager.is_some()).map_err(|error| ended_or(&record, error.into()))?;
+    guest.start(manager.is_some(), record.start_seconds).map_err(|error| ended_or(&record, error.into()))?;
     running(&state, &mut record)?;
     if let Some(manager) = manager {
         // Others may have their turn: this may take as long as the container runs.
@@ -44,7 +44,9 @@ pub(super) fn running(state: &StateDir, record: &mut Record) -> Result<(), Comma
     log::debug!("the container's process is executed");
     record.status = Status::Running;
     state.write(record)?;
-    hooks::run_all(Phase::Poststart, &record.poststart, record.shown_json().as_bytes(), None).map_err(|error| {
+    let shown = record.shown_json();
+    let ran = hooks::run_all(Phase::Poststart, &record.poststart, shown.as_bytes(), Surroundings::at(&record.bundle));
+    ran.map_err(|error| {
         let _ = end::end(state, record);
         error.into()
     })

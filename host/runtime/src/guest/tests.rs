@@ -137,15 +137,18 @@ fn calls_are_answered() {
     });
     let guest = Arc::new(Guest::connect(&path, "c1").unwrap());
     let created = guest
-        .create(CreateContainerRequest {
-            spec_json: vec![b' '; 1234],
-            stdio: MessageField::some(Stdio { stdout_token: 7, ..Default::default() }),
-            no_new_keyring: true,
-            ..Default::default()
-        })
+        .create(
+            CreateContainerRequest {
+                spec_json: vec![b' '; 1234],
+                stdio: MessageField::some(Stdio { stdout_token: 7, ..Default::default() }),
+                no_new_keyring: true,
+                ..Default::default()
+            },
+            0,
+        )
         .unwrap();
     assert_eq!(created.pid, 1234);
-    let text = guest.start(false).unwrap_err().to_string();
+    let text = guest.start(false, u64::MAX).unwrap_err().to_string();
     assert_eq!(text, "exec: \"foo\": executable file not found in $PATH");
     let waiter = guest.clone();
     let waiting = thread::spawn(move || waiter.wait());
@@ -230,6 +233,7 @@ fn a_hostile_answer_ends_the_connection() {
 fn a_configuration_that_no_message_holds_is_refused() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let guest = Guest::over(ours, "c1").unwrap();
-    let error = guest.create(CreateContainerRequest { spec_json: vec![0; 5 << 20], ..Default::default() }).unwrap_err();
+    let error =
+        guest.create(CreateContainerRequest { spec_json: vec![0; 5 << 20], ..Default::default() }, 0).unwrap_err();
     assert!(matches!(error, RpcError::TooLarge(_)));
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,10 @@ const OUTPUT_KEPT: usize = 2048;
 const OUTPUT_LEFT: usize = 1 << 20;
 
 /// Runs the hook to its end or its timeout.
-pub fn run(hook: &Hook, state_json: &[u8]) -> Result<(), Failure> {
+pub fn run(hook: &Hook, state_json: &[u8], directory: Option<&Path>) -> Result<(), Failure> {
     let timeout = hook.timeout().map(|seconds| Duration::from_secs(seconds.max(0).unsigned_abs()));
     let begin = Instant::now();
-    let mut child = command(hook).spawn().map_err(Failure::Start)?;
+    let mut child = command(hook, directory).spawn().map_err(Failure::Start)?;
     let deadline = timeout.and_then(|timeout| begin.checked_add(timeout));
     let mut streams = Streams::of(&mut child, state_json);
     match watch(&child, &mut streams, deadline) {
@@ -46,8 +47,12 @@ pub fn run(hook: &Hook, state_json: &[u8]) -> Result<(), Failure> {
     Err(Failure::Status { end: described(status), stdout: streams.stdout.text(), stderr: streams.stderr.text() })
 }
 
-fn command(hook: &Hook) -> Command {
+fn command(hook: &Hook, directory: Option<&Path>) -> Command {
     let mut command = Command::new(hook.path());
+    // A bundle can be gone when its container is deleted.
+    if let Some(directory) = directory.filter(|directory| directory.is_dir()) {
+        command.current_dir(directory);
+    }
     if let Some((name, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(rest);
     }

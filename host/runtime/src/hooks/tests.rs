@@ -19,7 +19,31 @@ fn shell(script: &str) -> Value {
 }
 
 fn run(hook: Value, state: &[u8]) -> Result<(), HookError> {
-    run_all(Phase::CreateRuntime, &hooks(json!([hook])), state, None)
+    run_all(Phase::CreateRuntime, &hooks(json!([hook])), state, Surroundings::default())
+}
+
+fn network(network: std::os::fd::BorrowedFd<'_>) -> Surroundings<'_> {
+    Surroundings { network: Some(network), ..Surroundings::default() }
+}
+
+#[test]
+fn a_hook_runs_in_the_bundle_if_that_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().canonicalize().unwrap();
+    let list = hooks(json!([shell(&format!("[ \"$(pwd -P)\" = '{}' ]", path.display()))]));
+    run_all(Phase::Prestart, &list, b"", Surroundings::at(&path)).unwrap();
+    let list = hooks(json!([shell("exit 0")]));
+    run_all(Phase::Poststart, &list, b"", Surroundings::at(&path.join("gone"))).unwrap();
+}
+
+#[test]
+fn what_hooks_say_of_their_time_is_added() {
+    let list = hooks(json!([{"path": "/a", "timeout": 100}, {"path": "/b"}, {"path": "/c", "timeout": 7}]));
+    assert_eq!((seconds(&list), seconds(&[])), (107, 0));
+    let long = hooks(
+        json!([{"path": "/a", "timeout": i64::MAX}, {"path": "/b", "timeout": i64::MAX}, {"path": "/c", "timeout": 9}]),
+    );
+    assert_eq!(seconds(&long), u64::MAX);
 }
 
 #[test]
@@ -83,11 +107,11 @@ fn the_first_failure_ends_the_phase_but_poststop() {
     let mark = directory.path().join("mark");
     let list = hooks(json!([shell("exit 1"), shell(&format!(": > {}", mark.display()))]));
     for phase in Phase::ALL {
-        let result = run_all(phase, &list, b"", None);
+        let result = run_all(phase, &list, b"", Surroundings::default());
         assert_eq!((result.is_ok(), mark.exists()), (phase == Phase::Poststop, phase == Phase::Poststop), "{phase}");
     }
     let list = hooks(json!([shell("true"), shell("exit 1")]));
-    assert_eq!(run_all(Phase::Poststart, &list, b"", None).unwrap_err().index, 1);
+    assert_eq!(run_all(Phase::Poststart, &list, b"", Surroundings::default()).unwrap_err().index, 1);
 }
 
 #[test]
@@ -147,10 +171,10 @@ fn a_network_namespace_is_entered() {
     .unwrap();
     assert_ne!(own, name);
     let hook = shell(&format!("[ \"$(readlink /proc/self/ns/net)\" = '{}' ]", name.display()));
-    run_all(Phase::CreateContainer, &hooks(json!([hook])), b"", Some(namespace.as_fd())).unwrap();
+    run_all(Phase::CreateContainer, &hooks(json!([hook])), b"", network(namespace.as_fd())).unwrap();
     assert_eq!(fs::read_link(path).unwrap(), own);
     let file = fs::File::open("/dev/null").unwrap();
-    let error = run_all(Phase::CreateContainer, &hooks(json!([hook])), b"", Some(file.as_fd())).unwrap_err();
+    let error = run_all(Phase::CreateContainer, &hooks(json!([hook])), b"", network(file.as_fd())).unwrap_err();
     assert!(error.to_string().contains("cannot enter the container's network namespace"), "{error}");
 }
 

@@ -109,6 +109,8 @@ pub struct ContainerOrder {
     pub oom_score: Option<i32>,
     /// What the descriptors from [`fds::PRESERVED`] up are for.
     pub preserved: Vec<Place>,
+    /// What its hooks in the guest may take before it is made, and when it is started.
+    pub hook_seconds: HookSeconds,
     /// The command waits for the container's end.
     pub attached: bool,
     /// It lives in another container's micro-VM.
@@ -117,6 +119,15 @@ pub struct ContainerOrder {
     pub shares_network: bool,
     /// When the command started, and when it had read the configuration, by CLOCK_MONOTONIC: for the trace.
     pub started_ns: [u64; 3],
+}
+
+/// How long hooks in the guest may take, as far as they say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookSeconds {
+    /// createContainer.
+    pub create: u64,
+    /// startContainer.
+    pub start: u64,
 }
 
 /// One more process in a container.

@@ -189,6 +189,7 @@ impl Lab {
             size: None,
             oom_score: None,
             preserved: Vec::new(),
+            hook_seconds: Default::default(),
             attached: true,
             joined: None,
             shares_network: false,

@@ -84,6 +84,9 @@ pub struct Record {
     /// Hooks that `delete` runs.
     #[serde(default)]
     pub poststop: Vec<Hook>,
+    /// How long its hooks in the guest may take when it is started, as far as they say.
+    #[serde(default)]
+    pub start_seconds: u64,
     /// The container's process has a terminal.
     pub terminal: bool,
     /// Why it ended, where its own process does not tell: in a file of its own.
@@ -130,6 +133,7 @@ impl Record {
             cgroup: None,
             poststart: hooks(Phase::Poststart),
             poststop: hooks(Phase::Poststop),
+            start_seconds: 0,
             terminal,
             attached: false,
             reason: None,

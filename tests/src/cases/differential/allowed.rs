@@ -87,7 +87,6 @@ const LIST: &[Allowed] = &[
     ),
     values(&["shell-status"], "line *", "SigIgn:*", "SigIgn:*", "runc passes on what its caller ignores"),
     values(&["bind-file"], "env:HOME", "", "/", "an /etc/passwd that is none: runc takes its line for a user's"),
-    only(&["environment-home"], "env.order", "the order of variables means nothing"),
     values(
         &["terminal*"],
         "fd.*.flags",
@@ -131,13 +130,7 @@ const LIST: &[Allowed] = &[
         "*",
         PROPAGATION,
     ),
-    values(
-        &["tmpfs"],
-        "mount:/mnt:super options",
-        "rw,*",
-        "ro,*",
-        "runc makes only the mount read-only, sandbox the file system, which is no one else's",
-    ),
+    values(&["tmpfs"], "mount:/mnt:super options", "rw,size=*", "rw,size=*", MEMORY),
     values(
         &["devices-default-again"],
         "exit",
@@ -181,7 +174,7 @@ const LIST: &[Allowed] = &[
     values(&["overlay"], "mount:/volume:source", "overlay", "none", SHARE),
     values(&["overlay"], "mount:/volume:super options", "rw,lowerdir=*", "rw", SHARE),
     values(
-        &["tmpfs-on-existing"],
+        &["tmpfs-on-existing", "tmpfs-copy-up-of-mode"],
         "mount:/scratch:super options",
         "rw,inode64",
         "rw,mode=700,inode64",

@@ -25,6 +25,20 @@ pub(super) const BUNDLES: &[Variant] = &[
         chown(inside.join("file"), Some(3), Some(4)).expect("chown");
         bundle.mount(tmpfs("/scratch", &["tmpcopyup", "size=1m", "mode=755"]))
     }),
+    variant("tmpfs-copy-up-of-mode", |_, bundle| {
+        let inside = bundle.host_path("/scratch");
+        fs::create_dir_all(&inside).expect("create");
+        fs::set_permissions(&inside, fs::Permissions::from_mode(0o700)).expect("chmod");
+        bundle.mount(tmpfs("/scratch", &["tmpcopyup"]))
+    }),
+    variant("tmpfs-read-only-with-more-inside", |_, bundle| {
+        let devices = json!([{ "path": "/mnt/null", "type": "c", "major": 1, "minor": 3 }]);
+        bundle
+            .mount(tmpfs("/mnt", &["ro", "mode=755", "size=1m"]))
+            .mount(tmpfs("/mnt/below", &["mode=700", "size=1m"]))
+            .set("/linux/devices", devices)
+            .set("/process/cwd", json!("/mnt/directory"))
+    }),
     variant("tmpfs-on-existing", |_, bundle| {
         let inside = bundle.host_path("/scratch");
         fs::create_dir_all(&inside).expect("create");
@@ -40,6 +54,10 @@ pub(super) const BUNDLES: &[Variant] = &[
     }),
     variant("cgroup-writable", |_, bundle| {
         replace(bundle, "/sys/fs/cgroup", json!(["nosuid", "noexec", "nodev", "relatime", "rw"]))
+    }),
+    variant("cgroup-writable-user", |_, bundle| {
+        replace(bundle, "/sys/fs/cgroup", json!(["nosuid", "noexec", "nodev", "relatime", "rw"]))
+            .set("/process/user", json!({ "uid": 1000, "gid": 1000 }))
     }),
     variant("cgroup2", |_, mut bundle| {
         for mount in bundle.spec["mounts"].as_array_mut().expect("a list") {

@@ -53,6 +53,9 @@ pub(super) const BUNDLES: &[Variant] = &[
             ]),
         )
     }),
+    variant("environment-twice", |_, bundle| {
+        bundle.set("/process/env", json!(["PATH=/no", "TWICE=1", "PATH=/bin", "HOME=/a", "TWICE=2", "HOME="]))
+    }),
     variant("environment-none", |_, bundle| bundle.set("/process/env", json!([]))),
     variant("environment-without-equals", |_, bundle| bundle.set("/process/env", json!(["PATH=/bin", "NOTHING"]))),
     variant("environment-home", |_, bundle| {

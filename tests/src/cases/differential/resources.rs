@@ -33,9 +33,11 @@ pub(super) const BUNDLES: &[Variant] = &[
     variant("cpu-set", |_, bundle| with(bundle, json!({ "cpu": { "cpus": "0", "mems": "0" } }))),
     variant("pids", |_, bundle| with(bundle, json!({ "pids": { "limit": 50 } }))),
     variant("pids-unlimited", |_, bundle| with(bundle, json!({ "pids": { "limit": -1 } }))),
-    variant("huge-pages", |_, bundle| {
-        with(bundle, json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }] }))
-    }),
+    Variant {
+        name: "huge-pages",
+        make: |_, bundle| with(bundle, json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }] })),
+        instead: &[("cgroup:hugetlb.2MB.rsvd.max", "4194304")],
+    },
     variant("block-io", |_, bundle| with(bundle, json!({ "blockIO": { "weight": 500 } }))),
     variant("unified", |_, bundle| {
         with(
