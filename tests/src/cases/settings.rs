@@ -183,6 +183,8 @@ fn seccomp(env: &Env) {
         .script("read line < /hooked; echo allowed, $line; kill -0 1 || echo no kill");
     let outcome = env.run(&bundle);
     assert_eq!(outcome.ok(), "allowed, hooked\nno kill");
+    // ENOSYS, by defaultErrnoRet.
+    assert!(outcome.stderr.contains("Function not implemented"), "{outcome:?}");
 }
 
 fn mounts(env: &Env) {
@@ -431,13 +433,14 @@ s6 = socket.create_server((\"::1\", 0), family=socket.AF_INET6); print(s6.getsoc
 }
 
 fn process_details(env: &Env) {
-    let bundle = env.bundle(Root::Debian).set("/process/oomScoreAdj", json!(123));
+    let bundle =
+        env.bundle(Root::Debian).set("/process/oomScoreAdj", json!(123)).set("/process/cwd", json!("/made/for/it"));
     let got = run(
         env,
         bundle,
-        "cat /proc/self/oom_score_adj; grep -c . /proc/1/mountinfo >/dev/null; ls /proc/self/fd | wc -l
+        "cat /proc/self/oom_score_adj; pwd; ls /proc/self/fd | wc -l
          grep -e ^SigBlk -e ^SigIgn /proc/self/status | grep -o '.......$'; cat /proc/self/loginuid >/dev/null 2>&1; cut -d' ' -f5-7 /proc/1/stat; ls -d /.old* /put_old 2>/dev/null | wc -l",
     );
     // No descriptor beyond the three (and the directory being listed), no signal blocked or ignored, a session of its own.
-    assert_eq!(got, "123\n4\n0000000\n0000000\n1 1 0\n0");
+    assert_eq!(got, "123\n/made/for/it\n4\n0000000\n0000000\n1 1 0\n0");
 }

@@ -126,6 +126,8 @@ fn set(config: &mut Value, pointer: &str, value: Value) {
 fn unsupported_fields_are_refused_by_name() {
     for (pointer, value, expected) in [
         ("/solaris", json!({}), "solaris"),
+        ("/windows", json!({"layerFolders": ["c"]}), "windows"),
+        ("/zos", json!({}), "zos"),
         ("/linux/intelRdt", json!({}), "linux.intelRdt"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy"),
         ("/linux/namespaces/0", json!({"type": "mount", "path": "/proc/1/ns/mnt"}), "linux.namespaces[0].path"),
