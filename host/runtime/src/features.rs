@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::cgroup::SYSTEMD_PROPERTY;
 use crate::hooks::Phase;
+use crate::machine::POD_ANNOTATIONS;
 use crate::spec::OCI_VERSION;
 
 /// The first version of the specification whose configurations are understood.
@@ -120,8 +122,13 @@ fn features() -> Value {
         "mountOptions": mount_options(),
         "linux": linux(),
         "annotations": {"io.sandbox.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": ["io.sandbox."],
+        "potentiallyUnsafeConfigAnnotations": unsafe_annotations(),
     })
+}
+
+/// Those of config.json that change what this runtime does; a name that ends with a dot stands for all that begin so.
+fn unsafe_annotations() -> Vec<&'static str> {
+    ["io.sandbox.", SYSTEMD_PROPERTY].into_iter().chain(POD_ANNOTATIONS).collect()
 }
 
 fn mount_options() -> Vec<String> {
@@ -195,6 +202,10 @@ mod tests {
         assert_eq!(features.oci_version_max(), OCI_VERSION);
         assert_eq!(features.hooks().as_ref().unwrap().len(), 6);
         assert!(features.mount_options().as_ref().unwrap().iter().any(|option| option == "rro"));
+        let annotations = features.potentially_unsafe_config_annotations().as_ref().unwrap();
+        for name in ["io.sandbox.", "org.systemd.property.", "io.kubernetes.cri.sandbox-memory"] {
+            assert!(annotations.iter().any(|one| one == name), "{name}");
+        }
         let linux = features.linux().as_ref().unwrap();
         assert_eq!(linux.namespaces().as_ref().unwrap().len(), 8);
         for name in linux.capabilities().as_ref().unwrap() {

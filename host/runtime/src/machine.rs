@@ -7,6 +7,7 @@ use std::num::NonZero;
 use oci_spec::runtime::Spec;
 
 use crate::settings::{CachePolicy, Settings};
+pub use pod::ANNOTATIONS as POD_ANNOTATIONS;
 use pod::Pod;
 
 /// Annotation: guest memory in MiB.
