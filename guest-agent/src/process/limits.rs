@@ -1,5 +1,6 @@
 //! process.rlimits.
 
+use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
@@ -8,6 +9,11 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
 /// The agent holds some descriptors for each process of a container; many can run at once.
 const OWN_DESCRIPTORS: u64 = 65_536;
+
+/// How many files a process can have open at most; no limit of them is above it.
+const NR_OPEN: &str = "/proc/sys/fs/nr_open";
+/// What the kernel begins with, and the most that it takes.
+const NR_OPEN_RANGE: (u64, u64) = (1 << 20, 0x7fff_ffc0);
 
 static INHERITED_DESCRIPTORS: OnceLock<(Option<u64>, Option<u64>)> = OnceLock::new();
 
@@ -28,9 +34,22 @@ pub fn apply(pid: Pid, limits: &[PosixRlimit]) -> Result<(), (PosixRlimitType, i
     for limit in limits {
         let value = |v: u64| (v != u64::MAX).then_some(v);
         let new = Rlimit { current: value(limit.soft()), maximum: value(limit.hard()) };
+        if limit.typ() == PosixRlimitType::RlimitNofile {
+            make_room(limit.hard()).map_err(|e| (limit.typ(), e))?;
+        }
         prlimit(Some(pid), resource(limit.typ()), new).map_err(|e| (limit.typ(), e.into()))?;
     }
     Ok(())
+}
+
+/// Hosts with systemd have raised fs.nr_open, so callers give limits that the kernel by itself would refuse.
+fn make_room(open_files: u64) -> io::Result<()> {
+    let (least, most) = NR_OPEN_RANGE;
+    if open_files <= least || open_files > most {
+        return Ok(());
+    }
+    let now = fs::read_to_string(NR_OPEN)?.trim_end().parse().unwrap_or(least);
+    if open_files > now { fs::write(NR_OPEN, open_files.to_string()) } else { Ok(()) }
 }
 
 fn resource(kind: PosixRlimitType) -> Resource {

@@ -117,6 +117,12 @@ fn limits(env: &Env) {
         run(env, bundle, "ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -Ss; ulimit -Hs"),
         "123\n456\n0\n1024\n2048"
     );
+    // With runc it depends on the host's fs.nr_open.
+    if !env.is_runc() {
+        let many = json!([{ "type": "RLIMIT_NOFILE", "soft": 1_500_000, "hard": 2_000_000 }]);
+        let bundle = env.bundle_named(Root::Debian, "many").set("/process/rlimits", many);
+        assert_eq!(run(env, bundle, "ulimit -Sn; ulimit -Hn"), "1500000\n2000000");
+    }
 }
 
 fn no_new_privileges(env: &Env) {
