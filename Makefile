@@ -82,6 +82,8 @@ install:
 	@for file in $(BIN)/sandbox $(GUEST); do [ -e $$file ] || { echo "make install: $$file is missing: run 'make build' first" >&2; exit 1; }; done
 	install -D -m 755 $(BIN)/sandbox $(DESTDIR)$(PREFIX)/bin/sandbox
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/sandbox $(GUEST)
+	@[ '$(PREFIX)' = /usr/local ] || printf 'next: name kernel and initramfs in /etc/sandbox/config.toml, as the built-in paths are below /usr/local (docs/config.md):\n%s\n%s\n' \
+		'kernel = "$(PREFIX)/share/sandbox/vmlinux"' 'initramfs = "$(PREFIX)/share/sandbox/initramfs.cpio"'
 	@[ -n '$(DESTDIR)' ] || echo "next: 'sudo $(PREFIX)/bin/sandbox install' for docker and containerd (docs/install.md)"
 
 clean:

@@ -40,10 +40,8 @@ pub fn settings(resources: &LinuxResources, guest: &Guest) -> Result<Settings, E
     for limit in resources.hugepage_limits().iter().flatten() {
         hugepages(limit, &mut out)?;
     }
-    for (device, limit) in resources.rdma().iter().flatten() {
-        let value = |v: Option<u32>| v.map_or("max".to_owned(), |v| v.to_string());
-        let (handles, objects) = (value(limit.hca_handles()), value(limit.hca_objects()));
-        set(&mut out, "rdma.max", format!("{device} hca_handle={handles} hca_object={objects}"));
+    if resources.rdma().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return refuse("rdma", "a guest has no RDMA device");
     }
     unified(resources, guest, &mut out)?;
     Ok(out)

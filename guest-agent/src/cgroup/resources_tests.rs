@@ -74,9 +74,10 @@ fn files_that_are_no_limits_are_refused() {
 }
 
 #[test]
-fn rdma_limits() {
-    let set = settings_of(r#"{"rdma":{"mlx5_0":{"hcaHandles":3,"hcaObjects":7}}}"#).unwrap();
-    assert_eq!(set, ["rdma.max=mlx5_0 hca_handle=3 hca_object=7"]);
+fn devices_that_no_guest_has_are_refused() {
+    let set = settings_of(r#"{"rdma":{"mlx5_0":{"hcaHandles":3,"hcaObjects":7}}}"#);
+    assert_eq!(set.unwrap_err(), "linux.resources.rdma: a guest has no RDMA device");
+    assert_eq!(settings_of(r#"{"rdma":{}}"#).unwrap(), [""; 0]);
 }
 
 #[test]

@@ -222,6 +222,9 @@ mod tests {
             r#"read line; echo "$line"; test "$line" = '{{"id":"x","pid":{me},"status":"creating"}}' && test $A = b"#
         );
         run_one(&script, None).unwrap();
+        let state = State::new(b"{}").unwrap();
+        let bare = HookPlan { env: Vec::new(), ..hook("read -r all </proc/$$/environ; [ -z \"$all\" ]", None) };
+        run_all(&[bare], &state, "creating", None).unwrap();
     }
 
     #[test]

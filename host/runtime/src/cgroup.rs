@@ -28,8 +28,8 @@ use hierarchy::{Hierarchies, Hierarchy};
 use limits::{Host, Setting};
 pub use overhead::Overhead;
 use place::Wanted;
-pub use systemd::BusError;
 use systemd::Scope;
+pub use systemd::{BusError, PREFIX as SYSTEMD_PROPERTY};
 
 /// Why a container has no cgroup, or not the one that was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -151,11 +151,11 @@ struct CreateArguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
 
-    /// Kernel of the guest, an uncompressed vmlinux [default: $SANDBOX_KERNEL, else /usr/local/share/sandbox/vmlinux]
+    /// Kernel of the guest, an uncompressed vmlinux [default: $SANDBOX_KERNEL, else `kernel` of /etc/sandbox/config.toml, else /usr/local/share/sandbox/vmlinux]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
-    /// Initramfs of the guest, with the agent [default: $SANDBOX_INITRAMFS, else /usr/local/share/sandbox/initramfs.cpio]
+    /// Initramfs of the guest, with the agent [default: $SANDBOX_INITRAMFS, else `initramfs` of /etc/sandbox/config.toml, else /usr/local/share/sandbox/initramfs.cpio]
     #[arg(long, value_name = "FILE")]
     initramfs: Option<PathBuf>,
 

@@ -62,7 +62,7 @@ pub fn run(root: &Path, directory: &Path, guest: &GuestFiles, out: &mut impl Wri
     report.add(check_kvm())?;
     report.add(system::devices())?;
     report.add([system::cgroups()])?;
-    report.add([files::features("state directory", root), files::features("bundle directory", directory)])?;
+    report.add([files::writable("state directory", root), files::features("bundle directory", directory)])?;
     report.add(check_guest(guest))?;
     Ok(report.healthy)
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::cgroup::SYSTEMD_PROPERTY;
 use crate::hooks::Phase;
+use crate::machine::POD_ANNOTATIONS;
 use crate::spec::OCI_VERSION;
 
 /// The first version of the specification whose configurations are understood.
@@ -120,7 +122,7 @@ fn features() -> Value {
         "mountOptions": mount_options(),
         "linux": linux(),
         "annotations": {"io.sandbox.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": ["io.sandbox."],
+        "potentiallyUnsafeConfigAnnotations": unsafe_annotations(),
     })
 }
 
@@ -128,6 +130,11 @@ fn features() -> Value {
 pub fn knows_mount_option(option: &str) -> bool {
     let attribute = |name: &str| ATTRIBUTES.contains(&name);
     attribute(option) || OTHER_OPTIONS.contains(&option) || option.strip_prefix('r').is_some_and(attribute)
+}
+
+/// Those of config.json that change what this runtime does; a name that ends with a dot stands for all that begin so.
+fn unsafe_annotations() -> Vec<&'static str> {
+    ["io.sandbox.", SYSTEMD_PROPERTY].into_iter().chain(POD_ANNOTATIONS).collect()
 }
 
 fn mount_options() -> Vec<String> {
@@ -205,6 +212,10 @@ mod tests {
             options.iter().any(|option| option == "rro") && options.iter().all(|option| knows_mount_option(option))
         );
         assert!(!knows_mount_option("size=1m") && !knows_mount_option("r") && !knows_mount_option("readonly"));
+        let annotations = features.potentially_unsafe_config_annotations().as_ref().unwrap();
+        for name in ["io.sandbox.", "org.systemd.property.", "io.kubernetes.cri.sandbox-memory"] {
+            assert!(annotations.iter().any(|one| one == name), "{name}");
+        }
         let linux = features.linux().as_ref().unwrap();
         assert_eq!(linux.namespaces().as_ref().unwrap().len(), 8);
         for name in linux.capabilities().as_ref().unwrap() {

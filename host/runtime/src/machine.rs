@@ -6,11 +6,17 @@ use std::num::NonZero;
 
 use oci_spec::runtime::Spec;
 
+use crate::error::shown;
 use crate::settings::{CachePolicy, Settings};
+pub use pod::ANNOTATIONS as POD_ANNOTATIONS;
 use pod::Pod;
 
 /// Annotation: guest memory in MiB.
 pub const MEMORY_ANNOTATION: &str = "io.sandbox.memory_mib";
+/// What annotations for this runtime begin with.
+const OWN_ANNOTATIONS: &str = "io.sandbox.";
+/// Of a name that means nothing, as much is shown.
+const SHOWN: usize = 200;
 /// Annotation: number of virtual CPUs.
 pub const VCPUS_ANNOTATION: &str = "io.sandbox.vcpus";
 
@@ -86,6 +92,7 @@ impl Machine {
 
     /// The size that a configuration asks for, as far as the settings let it.
     pub fn configured(spec: &Spec, settings: &Settings) -> Result<Self, MachineError> {
+        warn_of_others(spec);
         let allowed = &settings.annotations.allowed;
         let pod = Pod::of(spec)?;
         let asked = annotation(spec, allowed, MEMORY_ANNOTATION, 0, MOST_MEMORY_MIB)?;
@@ -109,6 +116,16 @@ impl Machine {
             .or_else(requested)
             .unwrap_or(settings.defaults.vcpus);
         Ok(Self { memory_mib, memory_most_mib, vcpus, cache: settings.share.cache })
+    }
+}
+
+/// A size that is misspelt is none.
+fn warn_of_others(spec: &Spec) {
+    let known =
+        |name: &str| [MEMORY_ANNOTATION, VCPUS_ANNOTATION].contains(&name) || !name.starts_with(OWN_ANNOTATIONS);
+    for (name, _) in spec.annotations().iter().flatten().filter(|(name, _)| !known(name)) {
+        let name: String = shown(name).chars().take(SHOWN).collect();
+        log::warn!("annotation {name} is ignored: there are {MEMORY_ANNOTATION} and {VCPUS_ANNOTATION}");
     }
 }
 

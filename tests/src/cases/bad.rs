@@ -416,10 +416,19 @@ time.sleep(1000)";
 }
 
 fn arguments(env: &Env) {
-    for arguments in [&["run"][..], &["run", "--no-such-option", "x"], &["no-such-command"]] {
+    for (arguments, word) in [
+        (&["run"][..], "ID"),
+        (&["run", "--no-such-option", "x"], "--no-such-option"),
+        (&["no-such-command"], "no-such-command"),
+        (&["kill", "--signal"], "--signal"),
+    ] {
         let mut command = Command::new(&env.runtime);
         command.args(arguments);
         let outcome = outcome(command);
         assert!(!outcome.status.success(), "{arguments:?}: {outcome:?}");
+        if !env.is_runc() {
+            assert_eq!((outcome.code(), outcome.stdout.as_str()), (1, ""), "{arguments:?}: {outcome:?}");
+            assert!(outcome.stderr.contains(word), "{arguments:?}: no {word:?} in {outcome:?}");
+        }
     }
 }

@@ -54,11 +54,19 @@ fn preserved_in_exec(env: &Env) {
     let id = container.bundle.id.as_str();
     container.call(&["start", id]).ok();
     let opening = format!("exec 4<{}", env.file("in", "hello\n").display());
-    let arguments = ["exec", "--preserve-fds=2", id, "cat", "/proc/self/fd/4"];
-    // The first of the two is not open: there is nothing to pass on.
+    let arguments = ["exec", "--preserve-fds=2", id, "cat", "/proc/self/fd/3", "/proc/self/fd/4"];
+    // The guest's own /dev/null stands for the first of the two.
     let mut command = through_shell(env, &format!("exec 3</dev/null; {opening}"), &arguments);
     command.stdin(Stdio::null());
     assert_eq!(outcome(command).ok(), "hello");
+    // runc refuses one that is not open.
+    if !env.is_runc() {
+        let script = "[ -e /proc/self/fd/3 ] || echo none; cat <&4";
+        let arguments = ["exec", "--preserve-fds=2", id, "sh", "-c", script];
+        let mut command = through_shell(env, &format!("exec 3<&-; {opening}"), &arguments);
+        command.stdin(Stdio::null());
+        assert_eq!(outcome(command).ok(), "none\nhello");
+    }
 }
 
 /// Both directions, each with an end of its own.

@@ -216,7 +216,8 @@ fn console_socket(env: &Env) {
     let bundle = env
         .bundle(Root::Busybox)
         .set("/process/terminal", json!(true))
-        .script("trap 'echo resized $(stty size)' WINCH; echo ready; while :; do sleep 0.1; done");
+        .set("/process/consoleSize", json!({ "height": 44, "width": 123 }))
+        .script("trap 'echo resized $(stty size)' WINCH; echo ready $(stty size); while :; do sleep 0.1; done");
     let mut command = create(env, &bundle);
     command.arg("--console-socket").arg(&path).arg(&bundle.id);
     // Nobody may hold the pipes that are this command's output.
@@ -226,7 +227,7 @@ fn console_socket(env: &Env) {
     assert!(!name.is_empty() && name.len() < 4096);
     call(env, &["start", &bundle.id]).ok();
     let mut master = fs::File::from(master);
-    wait_on_screen(&mut master, "ready\r\n");
+    wait_on_screen(&mut master, "ready 44 123\r\n");
     rustix::termios::tcsetwinsize(&master, crate::terminal::size(31, 99)).expect("resize");
     wait_on_screen(&mut master, "resized 31 99\r\n");
     master.write_all(b"\x03").expect("type");

@@ -60,6 +60,6 @@ fn orphans_are_reaped(env: &Env) {
     let bundle = env
         .bundle(Root::Busybox)
         .without_namespace("pid")
-        .script("i=0; while [ $i -lt 30 ]; do (sleep 0.1 &); i=$((i+1)); done; sleep 2; ps -o stat,comm | grep -c '^Z.*sleep' || true");
+        .script("i=0; while [ $i -lt 30 ]; do (sleep 0.1 &); i=$((i+1)); done; sleep 2; ps -o stat,comm >/seen && grep -c '^Z.*sleep' /seen || true");
     assert_eq!(env.run(&bundle).ok(), "0");
 }

@@ -55,6 +55,7 @@ fn unwritable(env: &Env) {
     let mut command = env.command(&bundle);
     command.env("SANDBOX_TRACE", "/no/such/directory/trace.json");
     let outcome = outcome(command);
+    assert_eq!((outcome.code(), outcome.stdout.as_str()), (1, ""), "{outcome:?}");
     assert!(outcome.stderr.contains("/no/such/directory/trace.json"), "{outcome:?}");
 }
 
@@ -62,8 +63,20 @@ fn doctor(env: &Env) {
     let mut command = Command::new(&env.runtime);
     command.arg("doctor");
     let outcome = outcome(command);
-    assert!(outcome.stdout.to_lowercase().contains("kvm"), "{outcome:?}");
     assert_eq!(outcome.code(), 0, "{outcome:?}");
+    for subject in ["host kernel", "privileges", "KVM", "cgroups", "guest kernel", "guest initramfs"] {
+        let good = format!("ok   {subject}: ");
+        assert!(outcome.stdout.lines().any(|line| line.starts_with(&good)), "no {good:?} in {outcome:?}");
+    }
+    // What is missing is told, and the status says so.
+    let mut command = Command::new(&env.runtime);
+    command.arg("doctor").env("SANDBOX_KERNEL", "/no/such/vmlinux");
+    let outcome = crate::run::outcome(command);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    assert!(
+        outcome.stdout.contains("FAIL guest kernel: ") && outcome.stdout.contains("/no/such/vmlinux"),
+        "{outcome:?}"
+    );
 }
 
 fn version_and_help(env: &Env) {
@@ -77,5 +90,5 @@ fn version_and_help(env: &Env) {
     let mut command = Command::new(&env.runtime);
     command.arg("no-such-command");
     let outcome = outcome(command);
-    assert!(!outcome.status.success() && outcome.stderr.contains("no-such-command"), "{outcome:?}");
+    assert!(outcome.code() == 1 && outcome.stderr.contains("no-such-command"), "{outcome:?}");
 }

@@ -184,6 +184,8 @@ fn resources(resources: &LinuxResources) -> Result<(), BundleError> {
         }
     }
     limits_of_v1(resources)?;
+    let rdma = resources.rdma().as_ref().is_some_and(|devices| !devices.is_empty());
+    refuse(rdma, "linux.resources.rdma", " (a guest has no RDMA device)")?;
     memory(resources)?;
     processor(resources)?;
     block(resources)?;

@@ -126,8 +126,11 @@ fn set(config: &mut Value, pointer: &str, value: Value) {
 fn unsupported_fields_are_refused_by_name() {
     for (pointer, value, expected) in [
         ("/solaris", json!({}), "solaris"),
+        ("/windows", json!({"layerFolders": ["c"]}), "windows"),
+        ("/zos", json!({}), "zos"),
         ("/linux/intelRdt", json!({}), "linux.intelRdt"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy"),
+        ("/linux/resources", json!({"rdma": {"mlx5_0": {"hcaHandles": 3}}}), "linux.resources.rdma"),
         ("/linux/namespaces/0", json!({"type": "mount", "path": "/proc/1/ns/mnt"}), "linux.namespaces[0].path"),
         ("/vm", json!({"kernel": {"path": ""}, "hypervisor": {"path": "/h"}}), "vm.hypervisor"),
         ("/vm", json!({"kernel": {"path": ""}, "image": {"path": "/i", "format": "raw"}}), "vm.image"),
@@ -423,7 +426,7 @@ fn limits_of_cgroup_v1_are_refused() {
         );
     }
     let mut config = good();
-    let nothing = json!({"memory": {}, "cpu": {}, "network": {}});
+    let nothing = json!({"memory": {}, "cpu": {}, "network": {}, "rdma": {}});
     config["linux"]["resources"] = nothing;
     load(&config.to_string()).unwrap();
 }

@@ -1,8 +1,8 @@
 //! linux.resources as writes to the files of the host's cgroups.
 //!
 //! Limits of memory are raised by what the micro-VM takes beside the container; those of CPU, CPU sets and block I/O hold as
-//! given. Limits of processes, devices, huge pages, network and RDMA would meet the monitor instead of the container's
-//! processes: only the guest applies them.
+//! given. Limits of processes, devices and huge pages would meet the monitor instead of the container's processes: only the
+//! guest applies them. Those of network and RDMA are refused before.
 
 mod v1;
 mod v2;

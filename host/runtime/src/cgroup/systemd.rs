@@ -14,7 +14,7 @@ use zbus::Variant;
 
 use super::CgroupError;
 use super::limits::Setting;
-pub use annotations::{Value, properties as annotated};
+pub use annotations::{PREFIX, Value, properties as annotated};
 use bus::Bus;
 pub use bus::BusError;
 use properties::Property;

@@ -199,11 +199,11 @@ pub(super) struct UpdateArguments {
     #[arg(long, value_name = "N")]
     cpu_idle: Option<i64>,
 
-    /// Microseconds, for real-time processes
+    /// Without effect: cgroup v2, which the guest has, knows no limit of real-time processes
     #[arg(long, value_name = "N")]
     cpu_rt_period: Option<u64>,
 
-    /// Microseconds in each period, for real-time processes
+    /// Without effect, as --cpu-rt-period
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     cpu_rt_runtime: Option<i64>,
 

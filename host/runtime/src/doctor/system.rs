@@ -53,8 +53,8 @@ pub fn devices() -> Vec<Finding> {
         Err(err) => Finding::warn(path, format!("{}: {without}", Plain(&err))),
     };
     vec![
-        device("/dev/net/tun", "what a guest's network will need; load the kernel module tun"),
-        device("/dev/vhost-net", "a guest's network will be slower without; load the kernel module vhost_net"),
+        device("/dev/net/tun", "containers can have no network but lo; load the kernel module tun"),
+        device("/dev/vhost-net", "the network of containers is slower; load the kernel module vhost_net"),
     ]
 }
 

@@ -24,6 +24,10 @@ fn file_systems() {
     assert!(below.text.contains("not there yet"), "{}", below.text);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     assert_ne!(files::features("proc", Path::new("/proc")).verdict, Verdict::Ok);
+    let state = files::writable("state", &directory.path().join("not/yet"));
+    assert_eq!(state.verdict, Verdict::Ok, "{}", state.text);
+    assert_eq!(files::writable("relative", Path::new("not/there/yet")).verdict, Verdict::Ok);
+    assert_eq!(files::writable("proc", Path::new("/proc/sys/kernel/none")).verdict, Verdict::Fail);
 }
 
 #[test]

@@ -37,12 +37,12 @@ pub(super) fn add(text: &str, name: &str, program: &str) -> Result<Change, Refus
             Some(path) if path == program => return Ok(Change::Present),
             Some(path) if is_ours(path) => {
                 set_binary(entry, program);
-                return Ok(Change::Updated(document.to_string()));
+                return Ok(Change::Updated(written(&document, text)));
             }
             _ => return Err(Refusal::Foreign { name: name.to_string(), program: described(entry) }),
         },
     }
-    Ok(Change::Added(document.to_string()))
+    Ok(Change::Added(written(&document, text)))
 }
 
 /// The text without the runtime, and without what was made for it.
@@ -60,7 +60,7 @@ pub(super) fn remove(text: &str, before: Option<&str>, name: &str) -> Result<Cha
     // What cannot be read says nothing of what was there.
     let earlier = before.and_then(|text| parse(text).ok());
     tidy(&mut document, earlier.as_ref(), &path);
-    let text = document.to_string();
+    let text = written(&document, text);
     let bare = document.iter().all(|(key, _)| key == "version");
     Ok(match (before, earlier) {
         (None, _) if text.trim() == VERSION => Change::FileRemoved,
@@ -97,6 +97,13 @@ fn parse(text: &str) -> Result<DocumentMut, Refusal> {
         let (line, column) = place(text, error.span().map_or(0, |span| span.start));
         Refusal::Syntax { line, column, message: shown(error.message()) }
     })
+}
+
+/// A document with the line ends of the text that it was made of. By itself it has line feeds alone.
+fn written(document: &DocumentMut, text: &str) -> String {
+    let lines = document.to_string();
+    let by_two = text.matches("\r\n").count();
+    if by_two > 0 && by_two == text.matches('\n').count() { lines.replace('\n', "\r\n") } else { lines }
 }
 
 /// Where the runtimes are in a file of this version; nowhere in one of version 1, which is that of a file without any.
@@ -267,6 +274,14 @@ mod tests {
             assert_eq!(remove(&with, Some(text), "sandbox"), Ok(Change::TakenOut(text.to_string())));
             assert_eq!(remove(text, Some(text), "sandbox"), Ok(Change::Absent));
         }
+    }
+
+    #[test]
+    fn line_ends_stay() {
+        let text = "version = 2\r\nroot = '/x'\r\n\r\n[plugins]\r\n  a = 1 # one\r\n";
+        let with = added(text);
+        assert!(with.starts_with(text), "{with:?}");
+        assert_eq!(remove(&with, Some(text), "sandbox"), Ok(Change::TakenOut(text.to_string())));
     }
 
     #[test]

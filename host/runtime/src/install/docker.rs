@@ -162,6 +162,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_json_and_all_that_was_there() {
+        let (ours, other) = (format!("\"sandbox\": {{\"path\": {PROGRAM:?}}}"), "\"r\": {\"path\": \"r\"}");
+        let lists = [format!("{ours}, {other}"), format!("{other}, {ours}"), format!("\n  {other},\n  {ours}\n")];
+        for list in &lists {
+            for (before, after) in [("", ""), ("\"debug\": true, ", ""), ("", ", \"debug\": true")] {
+                let text = format!("{{{before}\"runtimes\": {{{list}}}{after}}}");
+                let Ok(Change::TakenOut(left)) = remove(&text, None, "sandbox") else { panic!("{text}") };
+                let mut expected: Value = serde_json::from_str(&text).unwrap();
+                expected["runtimes"].as_object_mut().unwrap().remove("sandbox");
+                assert_eq!(serde_json::from_str::<Value>(&left).unwrap_or_default(), expected, "{text}: {left}");
+            }
+        }
+    }
+
+    #[test]
+    fn line_ends_stay() {
+        let text = "{\r\n  \"debug\": true\r\n}\r\n";
+        let with = added(text);
+        assert!(with.starts_with("{\r\n  \"debug\": true,") && with.ends_with("\r\n}\r\n"), "{with:?}");
+        assert_eq!(remove(&with, Some(text), "sandbox"), Ok(Change::TakenOut(text.to_string())));
+    }
+
+    #[test]
     fn an_entry_of_ours_gets_the_new_path_and_keeps_its_arguments() {
         let text = r#"{"runtimes": {"sandbox": {"path": "/old/sandbox", "runtimeArgs": ["--debug"]}}}"#;
         let expected = text.replace("/old/sandbox", PROGRAM);

@@ -16,6 +16,8 @@ const CPU_PERIOD_OF: &str = "io.kubernetes.cri.sandbox-cpu-period";
 const CPU_SHARES: &str = "io.kubernetes.cri.sandbox-cpu-shares";
 /// CRI-O's, by its name of today and by the one before: JSON.
 const RESOURCES: [&str; 2] = ["pod-linux-resources.crio.io", "io.kubernetes.cri-o.PodLinuxResources"];
+/// All of them.
+pub const ANNOTATIONS: [&str; 6] = [MEMORY, CPU_QUOTA, CPU_PERIOD_OF, CPU_SHARES, RESOURCES[0], RESOURCES[1]];
 /// What counts as a CPU.
 const SHARES_OF_A_CPU: u64 = 1024;
 

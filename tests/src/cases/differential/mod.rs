@@ -64,7 +64,9 @@ fn run(env: &Env, variants: &[Variant]) {
     let mut used = allowed::Used::default();
     // Bundles by what is wrong with them.
     let mut problems: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut ran = 0;
     for (variant, (theirs, ours)) in variants.iter().zip(see_all(env, variants)) {
+        ran += usize::from(theirs.ran() && ours.ran());
         for difference in theirs.differences(&ours) {
             if !used.allows(variant.name, &difference) {
                 problems.entry(difference.to_string()).or_default().push(variant.name);
@@ -77,6 +79,8 @@ fn run(env: &Env, variants: &[Variant]) {
     lines.extend(used.unused(variants.iter().map(|variant| variant.name)));
     keep(env, &lines);
     assert!(lines.is_empty(), "{}", lines.join("\n"));
+    // Two that do not run are alike.
+    assert!(ran * 4 > variants.len(), "only {ran} of {} bundles ran with both", variants.len());
 }
 
 /// The runner shows the end of what a test prints; the whole goes to where the lab keeps things.

@@ -7,7 +7,8 @@ use zbus::Variant;
 
 use super::super::CgroupError;
 
-const PREFIX: &str = "org.systemd.property.";
+/// What such annotations begin with.
+pub const PREFIX: &str = "org.systemd.property.";
 /// runc's bound.
 const SHORTEST_NAME: usize = 3;
 
