@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     any("blocks::reading_only", 240, reading_only),
     ours("blocks::in_a_user_namespace", 240, in_a_user_namespace),
     ours("blocks::a_rule_for_all_gives_none", 240, a_rule_for_all_gives_none),
+    ours("blocks::of_the_guest_itself", 240, of_the_guest_itself),
     ours("blocks::one_that_is_not_there", 120, one_that_is_not_there),
 ];
 
@@ -120,6 +121,23 @@ fn a_file_system(env: &Env) {
         env.run(&bundle("third").script("mount /dev/disk /mnt && tail -n 1 /mnt/numbers && umount /mnt")).ok(),
         "more"
     );
+}
+
+/// Loop devices are the guest's own: images are mounted as on any machine.
+fn of_the_guest_itself(env: &Env) {
+    let devices = json!([
+        { "path": "/dev/loop-control", "type": "c", "major": 10, "minor": 237 },
+        { "path": "/dev/loop0", "type": "b", "major": 7, "minor": 0 },
+    ]);
+    let bundle = env.bundle(Root::Debian).privileged().set("/linux/devices", devices);
+    let outcome = env.run(&bundle.script(
+        "set -e
+         truncate -s 16M /tmp/image && mkfs.ext4 -q /tmp/image
+         mount -o loop /tmp/image /mnt && echo kept >/mnt/file && umount /mnt
+         mke2fs -q -t ext2 /tmp/image && mount -t ext2 -o loop /tmp/image /mnt && ls -A /mnt && umount /mnt
+         losetup --all",
+    ));
+    assert_eq!(outcome.ok(), "lost+found");
 }
 
 fn reading_only(env: &Env) {

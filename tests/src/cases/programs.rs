@@ -9,6 +9,7 @@ use crate::{Case, Env, host};
 pub(super) const CASES: &[Case] = &[
     any("programs::shell_pipelines", 180, shell_pipelines),
     any("programs::python_perl_and_gcc", 300, python_perl_and_gcc),
+    any("programs::calls_of_32_bit_programs", 120, calls_of_32_bit_programs),
     any("programs::package_installation", 400, package_installation),
     any("programs::which_kernel", 120, which_kernel),
 ];
@@ -24,6 +25,22 @@ fn shell_pipelines(env: &Env) {
     assert_eq!(session.run("tar -C /etc -cf - apt | gzip | tar -tzf - | grep -c '^apt/apt.conf.d/$'"), "1");
     assert_eq!(session.status("false | true").0, 0);
     assert_eq!(session.status("bash -o pipefail -c 'false | true'").0, 1);
+    session.end();
+}
+
+/// A compiler for them is not there, but any program can make their calls: of time(2) with 32 bits, and of getuid(2) with 16.
+fn calls_of_32_bit_programs(env: &Env) {
+    let mut session = env.session(env.bundle(Root::Debian));
+    session.run(
+        r#"cat >/tmp/t.c <<'END'
+#include <stdio.h>
+#include <time.h>
+static int call(int number) { int result; __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(0) : "memory"); return result; }
+int main(void) { int now = call(13); printf("%d %d\n", now - (int)time(0) <= 1 && now > 1000000000, call(24)); return 0; }
+END
+gcc -O1 -o /tmp/t /tmp/t.c"#,
+    );
+    assert_eq!(session.run("/tmp/t"), "1 0");
     session.end();
 }
 
