@@ -223,8 +223,8 @@ mod tests {
         );
         run_one(&script, None).unwrap();
         let state = State::new(b"{}").unwrap();
-        let bare = HookPlan { env: Vec::new(), ..hook("read -r all </proc/$$/environ; [ -z \"$all\" ]", None) };
-        run_all(&[bare], &state, "creating", None).unwrap();
+        let bare = HookPlan { env: Some(Vec::new()), ..hook("read -r all </proc/$$/environ; [ -z \"$all\" ]", None) };
+        run_all(&[bare], &state, "creating", &Surroundings { root: None, env: &[c"A=b".to_owned()] }).unwrap();
     }
 
     #[test]
