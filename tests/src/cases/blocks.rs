@@ -129,12 +129,21 @@ fn of_the_guest_itself(env: &Env) {
         { "path": "/dev/loop-control", "type": "c", "major": 10, "minor": 237 },
         { "path": "/dev/loop0", "type": "b", "major": 7, "minor": 0 },
     ]);
-    let bundle = env.bundle(Root::Debian).privileged().set("/linux/devices", devices);
+    let all = json!([{ "allow": true, "access": "rwm" }]);
+    let bundle =
+        env.bundle(Root::Debian).privileged().set("/linux/devices", devices).set("/linux/resources/devices", all);
     let outcome = env.run(&bundle.script(
         "set -e
-         truncate -s 16M /tmp/image && mkfs.ext4 -q /tmp/image
-         mount -o loop /tmp/image /mnt && echo kept >/mnt/file && umount /mnt
-         mke2fs -q -t ext2 /tmp/image && mount -t ext2 -o loop /tmp/image /mnt && ls -A /mnt && umount /mnt
+         exec 2>&1
+         truncate -s 16M /tmp/image
+         mkfs.ext4 -q /tmp/image
+         mount -o loop /tmp/image /mnt
+         echo kept >/mnt/file
+         umount /mnt
+         mke2fs -q -t ext2 /tmp/image
+         mount -t ext2 -o loop /tmp/image /mnt
+         ls -A /mnt
+         umount /mnt
          losetup --all",
     ));
     assert_eq!(outcome.ok(), "lost+found");
