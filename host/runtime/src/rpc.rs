@@ -113,10 +113,11 @@ impl Rpc {
             return Err(RpcError::TooLarge(bytes.len()));
         }
         let (sender, receiver) = mpsc::sync_channel(1);
-        let until = Instant::now() + timeout.unwrap_or(SEND_TIMEOUT);
-        let number = self.send(&bytes, sender, until).map_err(|unsent| match unsent {
+        // A call with hooks may take years, but not to be sent.
+        let sending = timeout.map_or(SEND_TIMEOUT, |timeout| timeout.min(SEND_TIMEOUT));
+        let number = self.send(&bytes, sender, Instant::now() + sending).map_err(|unsent| match unsent {
             Unsent::Closed => RpcError::Closed,
-            Unsent::Late => RpcError::Timeout { method, after: timeout.unwrap_or(SEND_TIMEOUT) },
+            Unsent::Late => RpcError::Timeout { method, after: sending },
         })?;
         let answer = match timeout {
             None => receiver.recv().map_err(|_| RpcError::Closed),
