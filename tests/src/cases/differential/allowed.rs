@@ -36,6 +36,7 @@ const fn values(
 
 const PROCESSORS: &str = "the guest has the processors that it was given";
 const MEMORY: &str = "the kernel's default, a share of the machine's memory";
+const OLDER_RUNC: &str = "runc 1.1.10 and newer give the cgroup to the user, as sandbox does; Debian 12's is older";
 const NO_ACPI: &str = "the guest has no ACPI";
 const SHARE: &str = "files are shared by virtio-fs: the host's file system does not show";
 const OWN_NAME: &str = "the guest is a machine with a name of its own; the host's is not told to it";
@@ -122,6 +123,17 @@ const LIST: &[Allowed] = &[
         "*master",
         "*",
         PROPAGATION,
+    ),
+    values(&["tmpfs"], "mount:/mnt:super options", "rw,inode64", "rw,size=*", MEMORY),
+    only(&["cgroup-writable-user"], "cgroup.writable", OLDER_RUNC),
+    only(&["cgroup-writable-user"], "mount:/sys/fs/cgroup:mode", OLDER_RUNC),
+    only(&["cgroup-writable-user"], "write:/sys/fs/cgroup/cgroup.procs", OLDER_RUNC),
+    values(
+        &["devices-user-namespace"],
+        "exit",
+        "1 *",
+        "0 *",
+        "runc 1.1.5 makes no directory for a device that it binds",
     ),
     values(
         &["docker-read-only"],
